@@ -1,0 +1,61 @@
+"""From the network's numbers to answers."""
+
+from __future__ import annotations
+
+from typing import Callable, Dict, List
+
+import numpy as np
+
+from .errors import BadFileError
+from .manifest import Labels
+
+BLANK = 0
+
+
+def decode(outputs: np.ndarray, labels: Labels) -> List[str]:
+    """One answer per sample, by the decoder that `labels` names.
+
+    Args:
+        outputs: `argmax`: (batch, classes); `ctc`: (batch, steps, classes), batch first.
+
+    Raises:
+        BadFileError: an unknown decoder, or outputs whose shape does not fit the labels.
+    """
+    if labels.decoder not in DECODERS:
+        raise BadFileError(
+            f"labels: unknown decoder {labels.decoder!r}", "this runtime knows " + ", ".join(sorted(DECODERS))
+        )
+    return DECODERS[labels.decoder](outputs, labels)
+
+
+def argmax(outputs: np.ndarray, labels: Labels) -> List[str]:
+    """The class with the largest number. `outputs`: (batch, classes)."""
+    _check(outputs, 2, labels)
+    return [labels.values[index] for index in outputs.argmax(axis=1)]
+
+
+def ctc(outputs: np.ndarray, labels: Labels) -> List[str]:
+    """Best path decoding: the likeliest symbol of each step, repeats merged, blanks dropped.
+
+    Graves, Fernandez, Gomez, Schmidhuber: Connectionist Temporal Classification, ICML 2006,
+    section 3.2. `outputs`: (batch, steps, classes), blank is class 0.
+    """
+    _check(outputs, 3, labels)
+    return ["".join(labels.values[index] for index in _collapse(path)) for path in outputs.argmax(axis=2)]
+
+
+def _collapse(path: np.ndarray) -> np.ndarray:
+    first = np.ones(path.shape, bool)
+    first[1:] = path[1:] != path[:-1]
+    return np.asarray(path[first & (path != BLANK)])
+
+
+def _check(outputs: np.ndarray, rank: int, labels: Labels) -> None:
+    if outputs.ndim != rank or outputs.shape[-1] != len(labels.values):
+        raise BadFileError(
+            f"outputs of shape {outputs.shape} do not fit {len(labels.values)} labels",
+            f"the decoder {labels.decoder} wants {rank} axes, the last one the classes",
+        )
+
+
+DECODERS: Dict[str, Callable[[np.ndarray, Labels], List[str]]] = {"argmax": argmax, "ctc": ctc}

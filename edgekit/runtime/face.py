@@ -1,0 +1,164 @@
+"""The command line of a bundle on the board: `python run.py check|bench|infer|build`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
+
+from .errors import EdgekitError, UsageError
+from .manifest import read_manifest, verify
+from .proof import GOLDEN, Check, Parity, load_pairs, summary
+from .session import open_bundle, open_runner
+from .timing import Worker, alternate, serve
+
+BLOCKS = 5
+CALLS = 40
+
+
+def main(folder: Path, arguments: Optional[Sequence[str]] = None) -> int:
+    """Run one verb on the bundle in `folder`; the answer is the exit code."""
+    options = _parser().parse_args(arguments)
+    verbs = {"check": check, "bench": bench, "infer": infer, "build": build, "worker": worker}
+    try:
+        return verbs[options.verb](folder, options)
+    except EdgekitError as error:
+        _refuse(error, options)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="run.py", description="A compiled network that proves itself.")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON document")
+    common.add_argument("--device", help="device of the engine, for example CPU or GPU")
+    common.add_argument("--threads", type=int, help="threads of the engine")
+    verbs.add_parser("check", parents=[common], help="hashes, then parity with the recorded outputs")
+    verbs.add_parser("bench", parents=[common], help="latency of the engine on the recorded inputs")
+    feed = verbs.add_parser("infer", parents=[common], help="run it on an image or on named arrays")
+    feed.add_argument("input", help="an image, or an .npz with one array per input")
+    feed.add_argument("--output", help="write the outputs to this .npz")
+    verbs.add_parser("build", parents=[common], help="build the engine on this device")
+    hidden = verbs.add_parser("worker", parents=[common])
+    hidden.add_argument("--feeds")
+    hidden.add_argument("--shapes", type=json.loads, default={})
+    return parser
+
+
+def _refuse(error: EdgekitError, options: argparse.Namespace) -> None:
+    if options.json:
+        print(json.dumps({"error": {"code": error.code, "message": error.message, "hint": error.hint}}))
+    print("error: {}".format(error.message), file=sys.stderr)
+    if error.hint:
+        print("  try: {}".format(error.hint), file=sys.stderr)
+
+
+def check(folder: Path, options: argparse.Namespace) -> int:
+    """Hold the files against their hashes and the engine against the recorded outputs."""
+    checks = prove(folder, options.device, options.threads)
+    passed = all(item.passed for item in checks)
+    if options.json:
+        print(json.dumps({"passed": passed, "checks": [item.told() for item in checks]}, indent=1))
+    else:
+        for item in checks:
+            print(_line(item))
+        print("PASSED" if passed else "FAILED")
+    return 0 if passed else 1
+
+
+def prove(folder: Path, device: Optional[str] = None, threads: Optional[int] = None) -> List[Check]:
+    """Parity of the bundle's engine, on this machine, with the PyTorch outputs recorded in it."""
+    with open_bundle(folder, device, threads) as session:
+        manifest = session.manifest
+        parity = Parity(manifest.labels)
+        for feed, expected in zip(*load_pairs(folder / GOLDEN)):
+            parity.add(expected, session.infer(feed))
+    return parity.checks(manifest.limits)
+
+
+def _line(item: Check) -> str:
+    bound = "" if item.limit is None else "  ({} {:g})".format(">=" if item.at_least else "<=", item.limit)
+    mark = "ok  " if item.passed else "FAIL"
+    return "{} {:<20} {:.6g}{}{}".format(
+        mark, item.name, item.value, " " + item.unit if item.unit else "", bound
+    )
+
+
+def bench(folder: Path, options: argparse.Namespace) -> int:
+    """Time the engine in a process of its own on the recorded inputs."""
+    verify(folder, read_manifest(folder))
+    command = [sys.executable, str(folder / "run.py"), "worker", "--feeds", str(folder / GOLDEN)]
+    command += ["--device", options.device] if options.device else []
+    command += ["--threads", str(options.threads)] if options.threads else []
+    with Worker(command) as process:
+        process.ready()
+        times = alternate({"target": process.block}, BLOCKS, CALLS)["target"]
+        process.close()
+        told: Dict[str, Any] = dict(summary(times), peak_mb=process.peak_mb, boundary="engine")
+        told["settings"] = process.settings
+    if options.json:
+        print(json.dumps(told, indent=1))
+    else:
+        print("p50 {p50_ms:.2f} ms  p90 {p90_ms:.2f} ms  p99 {p99_ms:.2f} ms".format(**told))
+        print("{throughput:.1f} inferences/s, peak memory {peak_mb} MB".format(**told))
+    return 0
+
+
+def infer(folder: Path, options: argparse.Namespace) -> int:
+    """Print what the network says of an image, or the outputs for named arrays."""
+    path = Path(options.input)
+    with open_bundle(folder, options.device, options.threads) as session:
+        if path.suffix != ".npz":
+            answer = session.predict(path)
+            print(json.dumps({"answer": answer}) if options.json else answer)
+            return 0
+        outputs = session.infer(read_feeds(path))
+    if options.output:
+        np.savez(options.output, **outputs)  # type: ignore[arg-type]
+    shapes = {name: list(array.shape) for name, array in outputs.items()}
+    print(json.dumps({"outputs": shapes}) if options.json else shapes)
+    return 0
+
+
+def read_feeds(path: Path) -> Dict[str, np.ndarray]:
+    """One array per input from an `.npz`.
+
+    Raises:
+        UsageError: the file is not there or is no `.npz`.
+    """
+    try:
+        with np.load(str(path), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except Exception as error:  # NumPy raises whatever zipfile, zlib and struct raise
+        raise UsageError(
+            "{} is no .npz of named arrays: {}".format(path, error), "numpy.savez writes one"
+        ) from error
+
+
+def build(folder: Path, options: argparse.Namespace) -> int:
+    """Build the engine from `model.onnx` on this device."""
+    manifest = read_manifest(folder)
+    verify(folder, manifest)
+    if manifest.target != "tensorrt":
+        raise UsageError("this bundle has its engine: there is nothing to build", "python run.py check")
+    from .build import build_bundle
+
+    made = build_bundle(folder, manifest)
+    print("built {}; prove it: python {} check".format(made, made / "run.py"))
+    return 0
+
+
+def worker(folder: Path, options: argparse.Namespace) -> int:
+    """Serve `timing.Worker`; the hashes were looked at by whoever started this."""
+    manifest = read_manifest(folder)
+    return serve(
+        lambda: open_runner(folder, manifest, options.device, options.threads, options.shapes),
+        Path(options.feeds),
+    )

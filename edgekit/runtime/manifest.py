@@ -1,0 +1,229 @@
+"""The plain data that travels in a bundle: tensors, states, preprocessing, labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+
+from .errors import BadFileError
+
+SCHEMA = 1
+FILE_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and type of one input or output.
+
+    A `str` in `shape` is a dynamic dimension by name (`"batch"`, `"time"`, `"width"`);
+    `ranges` gives the smallest and the largest value of each, both included.
+    """
+
+    name: str
+    shape: Tuple[Union[int, str], ...]
+    dtype: str = "float32"
+    ranges: Mapping[str, Tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def dynamic(self) -> Tuple[str, ...]:
+        """Names of the dynamic dimensions, in order."""
+        return tuple(dim for dim in self.shape if isinstance(dim, str))
+
+    def at(self, sizes: Mapping[str, int]) -> Tuple[int, ...]:
+        """The shape with every dynamic dimension replaced from `sizes`."""
+        return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in self.shape)
+
+
+@dataclass(frozen=True)
+class State:
+    """A hidden state: the output `output` of one call is the input `input` of the next.
+
+    `init` is the value every element has before the first call.
+    """
+
+    input: str
+    output: str
+    shape: Tuple[Union[int, str], ...]
+    init: float = 0.0
+
+
+def with_states(
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], states: Sequence[State]
+) -> Tuple[Tuple[TensorSpec, ...], Tuple[TensorSpec, ...]]:
+    """All inputs and all outputs of a network: the hidden states come last."""
+    ranges = {dim: bounds for spec in inputs for dim, bounds in spec.ranges.items()}
+
+    def tensor(name: str, state: State) -> TensorSpec:
+        dims = [dim for dim in state.shape if isinstance(dim, str) and dim in ranges]
+        return TensorSpec(name, state.shape, "float32", {dim: ranges[dim] for dim in dims})
+
+    return (
+        tuple(inputs) + tuple(tensor(state.input, state) for state in states),
+        tuple(outputs) + tuple(tensor(state.output, state) for state in states),
+    )
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes the network's input, shape (1, channels, height, width), float32.
+
+    `width` 0 keeps the aspect ratio at the given height, then pads the right edge to a multiple
+    of `width_multiple` by repeating the last column. `fit` is `stretch` or `letterbox` (the image
+    is centred on `fill`). Values are scaled to 0..1, then `(x - mean) / std` per channel.
+    """
+
+    height: int
+    width: int = 0
+    channels: int = 1
+    width_multiple: int = 1
+    width_range: Tuple[int, int] = (1, 4096)
+    fit: str = "stretch"
+    fill: int = 0
+    order: str = "RGB"
+    mean: Tuple[float, ...] = (0.0,)
+    std: Tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the numbers mean: `values[i]` is class i, or character i of a CTC alphabet.
+
+    `decoder` names a function of `runtime/decode.py`: `argmax`, or `ctc`, whose index 0 is the
+    blank (`values[0]` is then the empty string).
+    """
+
+    values: Tuple[str, ...]
+    decoder: str = "argmax"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says of a bundle.
+
+    `engine` is `{"kind", "file", "precision", "settings"}`: which runner opens which file, and the
+    floating precision it is opened in. `limits` are those of the bundle's precision: `rel_l2`,
+    `agreement`. `files` holds the SHA-256 of every other file of the folder.
+    """
+
+    model: str
+    target: str
+    precision: str
+    device: str
+    state: str
+    passed: Optional[bool]
+    engine: Mapping[str, Any]
+    inputs: Tuple[TensorSpec, ...]
+    outputs: Tuple[TensorSpec, ...]
+    states: Tuple[State, ...] = ()
+    preprocess: Optional[Preprocess] = None
+    labels: Optional[Labels] = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+    plan: Mapping[str, str] = field(default_factory=dict)
+    lowering: Tuple[str, ...] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    command: str = ""
+    schema: int = SCHEMA
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> Path:
+    """Write `manifest.json`, keys sorted."""
+    path = folder / FILE_NAME
+    text = json.dumps(asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `manifest.json` of a bundle; the files are not looked at, see `verify`.
+
+    Raises:
+        BadFileError: there is none, it is not what it claims, or it is of another schema.
+    """
+    path = folder / FILE_NAME
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadFileError(
+            "{} is no bundle: it has no {}".format(folder, FILE_NAME), "give the folder that `compile` wrote"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BadFileError("{} cannot be read: {}".format(path, error), "compile the bundle again") from error
+    if not isinstance(told, dict) or told.get("schema") != SCHEMA:
+        found = told.get("schema") if isinstance(told, dict) else None
+        raise BadFileError(
+            "{} is of schema {!r}, this edgekit reads {}".format(path, found, SCHEMA), "compile it again"
+        )
+    try:
+        return _manifest(told)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadFileError(
+            "{} is not a manifest: {}".format(path, error), "compile the bundle again"
+        ) from error
+
+
+def _manifest(told: Dict[str, Any]) -> Manifest:
+    told = dict(told)
+    told["inputs"] = _tensors(told["inputs"])
+    told["outputs"] = _tensors(told["outputs"])
+    told["states"] = tuple(State(**dict(item, shape=tuple(item["shape"]))) for item in told["states"])
+    told["lowering"] = tuple(told["lowering"])
+    if told["preprocess"] is not None:
+        lists = {key: tuple(value) for key, value in told["preprocess"].items() if isinstance(value, list)}
+        told["preprocess"] = Preprocess(**dict(told["preprocess"], **lists))
+    if told["labels"] is not None:
+        told["labels"] = Labels(**dict(told["labels"], values=tuple(told["labels"]["values"])))
+    return Manifest(**told)
+
+
+def _tensors(items: List[Dict[str, Any]]) -> Tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(
+            name=item["name"],
+            shape=tuple(item["shape"]),
+            dtype=item["dtype"],
+            ranges={dim: (low, high) for dim, (low, high) in item["ranges"].items()},
+        )
+        for item in items
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hashes(folder: Path) -> Dict[str, str]:
+    """SHA-256 of every file below `folder` but the manifest, by its path with forward slashes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    named = {path.relative_to(folder).as_posix(): path for path in files}
+    return {name: sha256_of(path) for name, path in named.items() if name != FILE_NAME}
+
+
+def verify(folder: Path, manifest: Manifest) -> None:
+    """Hold every file of a bundle against its hash.
+
+    Raises:
+        BadFileError: names the first file that is missing, altered or outside the folder.
+    """
+    root = folder.resolve()
+    for name, expected in manifest.files.items():
+        path = (root / name).resolve()
+        if root not in path.parents:
+            raise BadFileError("{}: {!r} leaves the bundle".format(folder, name), "do not use this bundle")
+        if not path.is_file():
+            raise BadFileError("{}: {} is missing".format(folder, name), "copy or compile the bundle again")
+        if sha256_of(path) != expected:
+            raise BadFileError(
+                "{}: {} was altered or cut short: its hash differs".format(folder, name),
+                "copy or compile the bundle again",
+            )

@@ -1,0 +1,143 @@
+"""A bundle, opened: arrays in and arrays out, or an image in and an answer out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Dict, Mapping, Optional, Type, Union
+
+import numpy as np
+
+from .decode import decode
+from .engines import EngineOptions, Runner, load_engine
+from .errors import BadFileError, HardwareError, UsageError
+from .manifest import Manifest, read_manifest, verify
+from .preprocess import prepare, read_image
+
+
+class Session:
+    """An engine with its manifest. A context manager.
+
+    Hidden states that are not fed start at their initial value; `infer` hands the final ones back
+    under their output names, and `stream=True` feeds them to the next call.
+    """
+
+    def __init__(self, manifest: Manifest, runner: Runner, stream: bool = False) -> None:
+        self.manifest = manifest
+        self.runner = runner
+        self._stream = stream
+        self._carried: Dict[str, np.ndarray] = {}
+
+    def infer(self, feeds: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
+        """Run the engine on named arrays, batch axis first.
+
+        Raises:
+            BadFileError: a name, shape or type does not fit.
+        """
+        outputs = self.runner.infer(dict(self._states(feeds), **feeds))
+        if self._stream:
+            self._carried = {state.input: outputs[state.output] for state in self.manifest.states}
+        return outputs
+
+    def _states(self, feeds: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
+        missing = [state for state in self.manifest.states if state.input not in feeds]
+        if not missing:
+            return {}
+        sizes = self._sizes(feeds)
+        return {
+            state.input: self._carried[state.input]
+            if state.input in self._carried
+            else np.full(
+                [sizes[dim] if isinstance(dim, str) else dim for dim in state.shape], state.init, np.float32
+            )
+            for state in missing
+        }
+
+    def _sizes(self, feeds: Mapping[str, np.ndarray]) -> Dict[str, int]:
+        specs = {spec.name: spec for spec in self.manifest.inputs}
+        return {
+            dim: size
+            for name, array in feeds.items()
+            if name in specs
+            for dim, size in zip(specs[name].shape, array.shape)
+            if isinstance(dim, str)
+        }
+
+    def reset(self) -> None:
+        """Forget the carried states: the next call starts a new sequence."""
+        self._carried = {}
+
+    def predict(self, image: Union[str, Path, np.ndarray]) -> Any:
+        """What the network says of one image: the text it reads, or the class it sees.
+
+        `image` is a file, or uint8 of shape (height, width) or (height, width, 3).
+
+        Raises:
+            BadFileError: the file is no image.
+            UsageError: the bundle's network does not take images.
+        """
+        preprocess, labels = self.manifest.preprocess, self.manifest.labels
+        if preprocess is None or labels is None:
+            raise UsageError("this bundle says nothing of images or labels", "use infer() with named arrays")
+        pixels = read_image(Path(image)) if isinstance(image, (str, Path)) else image
+        outputs = self.infer({self.manifest.inputs[0].name: prepare(pixels, preprocess)})
+        return decode(outputs[self.manifest.outputs[0].name], labels)[0]
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.runner.__exit__(kind, error, trace)
+
+
+def open_bundle(
+    folder: Union[str, Path],
+    device: Optional[str] = None,
+    threads: Optional[int] = None,
+    shapes: Optional[Mapping[str, int]] = None,
+    stream: bool = False,
+) -> Session:
+    """Open the bundle in `folder` after holding every file against its hash.
+
+    `device` and `threads` replace what the bundle was made with; `shapes` fixes dynamic dimensions
+    by name, which is faster.
+
+    Raises:
+        BadFileError: it is no bundle, or a file of it was altered.
+        HardwareError: it holds no engine yet.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    verify(folder, manifest)
+    return Session(manifest, open_runner(folder, manifest, device, threads, shapes), stream)
+
+
+def open_runner(
+    folder: Path,
+    manifest: Manifest,
+    device: Optional[str] = None,
+    threads: Optional[int] = None,
+    shapes: Optional[Mapping[str, int]] = None,
+) -> Runner:
+    """The runner of a bundle's engine; the hashes are not looked at."""
+    engine = manifest.engine
+    if manifest.state == "deferred":
+        raise HardwareError(
+            "{} holds no engine yet, only what is needed to build one".format(folder),
+            "on the device: python run.py build",
+        )
+    path = (folder / engine["file"]).resolve()
+    if folder.resolve() not in path.parents:
+        raise BadFileError("{}: {!r} leaves the bundle".format(folder, engine["file"]), "do not use it")
+    options = EngineOptions(
+        device=device or manifest.device,
+        precision=engine["precision"],
+        threads=engine.get("threads", 0) if threads is None else threads,
+        shapes=dict(shapes or {}),
+    )
+    return load_engine(engine["kind"], path, options)

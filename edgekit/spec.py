@@ -1,0 +1,220 @@
+"""The shared nouns of the workstation side: what a plug-in defines and what a step hands on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgekit.runtime.manifest import Labels, Preprocess, State, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    import torch
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A plug-in by name with the options it is given."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """`[export]`: `states` makes the hidden states inputs and outputs of the graph."""
+
+    opset: int = 18
+    states: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """`[limits]`: what a bundle must keep to be called passed.
+
+    `rel_l2` (relative L2 error of the outputs) and `agreement` (share of equal decoded answers)
+    are given per precision; `max_drop` is in units of the task's metric (0.005 is half a point);
+    `p50_ms` is the engine's median latency.
+    """
+
+    rel_l2: Mapping[str, float] = field(
+        default_factory=lambda: {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2, "int8": 1e-1}
+    )
+    agreement: Mapping[str, float] = field(
+        default_factory=lambda: {"fp32": 0.999, "fp16": 0.995, "bf16": 0.99, "int8": 0.98}
+    )
+    max_drop: float = 0.005
+    p50_ms: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides what a bundle contains. Made by `recipe.py`, never changed."""
+
+    name: str
+    model: Choice
+    task: Choice
+    data: Choice
+    train: Mapping[str, Any]
+    quantization: Choice
+    export: ExportOptions
+    target: Choice
+    precision: str
+    limits: Limits
+    device: str = ""
+    """Empty: the one that the target's options name."""
+    seed: int = 0
+    weights: Path | None = None
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    """A user's own folder in place of a split of the data: `test`, `calibration`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """One file or folder that a step has made."""
+
+    kind: str
+    path: Path
+    sha256: str
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    states: tuple[State, ...] = ()
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Why a graph cannot go to a target: the ONNX node, the module it came from, and the cure."""
+
+    node: str
+    module: str
+    reason: str
+    cure: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where data comes from, and under which licence."""
+
+    name: str
+    licence: str
+    package: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One example: an array per model input, without the batch axis, and what should come out."""
+
+    inputs: tuple[np.ndarray, ...]
+    target: Any
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A Progress that shows nothing."""
+
+
+class Dataset(Protocol):
+    """Random access to the samples of one split; the same index gives the same sample.
+
+    A training split may be augmented: `set_epoch` then chooses the augmentation, reproducibly.
+    """
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Sample: ...
+    def set_epoch(self, epoch: int, /) -> None: ...
+
+
+class ModelPlugin(Protocol):
+    """`models/x.py`. `states` is optional: absent means that the network has none."""
+
+    TASK: str
+    Options: type[Any]
+
+    def build(self, options: Any, /) -> torch.nn.Module: ...
+    def inputs(self, options: Any, /) -> tuple[TensorSpec, ...]: ...
+    def outputs(self, options: Any, /) -> tuple[TensorSpec, ...]: ...
+    def states(self, options: Any, /) -> tuple[State, ...]: ...
+
+
+class TaskPlugin(Protocol):
+    """`tasks/x.py`: the loss to train with and the metric to judge by.
+
+    `scores` gives one number per sample; the metric is their mean. That is what lets the drop
+    between reference and engine be judged in pairs.
+    """
+
+    METRIC: str
+    DECODER: str
+
+    def collate(self, samples: Sequence[Sample], /) -> tuple[tuple[np.ndarray, ...], list[Any]]: ...
+    def loss(
+        self, outputs: Sequence[torch.Tensor], targets: list[Any], labels: Labels, /
+    ) -> torch.Tensor: ...
+    def scores(self, answers: Sequence[Any], targets: Sequence[Any], /) -> np.ndarray: ...
+
+
+class DataPlugin(Protocol):
+    """`data/x.py`: splits `train`, `validation`, `calibration` and `test`, never overlapping in source."""
+
+    Options: type[Any]
+    SOURCES: tuple[Source, ...]
+
+    def preprocess(self, options: Any, /) -> Preprocess: ...
+    def labels(self, options: Any, /) -> Labels: ...
+    def load(self, split: str, options: Any, cache: Path, /) -> Dataset: ...
+
+
+class QuantizationPlugin(Protocol):
+    """`quantization/x.py`: from a float graph to one with QuantizeLinear/DequantizeLinear nodes.
+
+    `plan` maps a layer (the ONNX node's name) to the precision it must have; a layer that is not
+    named gets the method's default.
+    """
+
+    REQUIRES: tuple[str, ...]
+    Options: type[Any]
+
+    def quantize(
+        self,
+        graph: onnx.ModelProto,
+        calibration: Sequence[Mapping[str, np.ndarray]],
+        plan: Mapping[str, str],
+        options: Any,
+        /,
+    ) -> onnx.ModelProto: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """What a target has made: the engine's main file and every change made to the canonical graph.
+
+    `engine` None means that the hardware to build it is not here: `deferred` says why, and `kit` is
+    what the device needs to build it. `settings` go into the manifest; its `precision` is the
+    floating precision that the engine is opened in.
+    """
+
+    engine: Path | None
+    lowering: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    deferred: str = ""
+    kit: Mapping[str, Any] = field(default_factory=dict)
+
+
+class TargetPlugin(Protocol):
+    """`targets/x.py`, the build half of a target; its run half is `runtime/engines/x.py`."""
+
+    REQUIRES: tuple[str, ...]
+    PRECISIONS: tuple[str, ...]
+    Options: type[Any]
+
+    def supports(self, graph: onnx.ModelProto, precision: str, /) -> list[Problem]: ...
+    def compile(self, graph: Path, precision: str, options: Any, out: Path, /) -> Build: ...

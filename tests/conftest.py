@@ -1,0 +1,61 @@
+"""What all tests share: a cache of their own, and the real command line in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Cli = Callable[..., Ran]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache that begins empty and that the tests share."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("EDGEKIT_CACHE")
+    os.environ["EDGEKIT_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["EDGEKIT_CACHE"]
+    else:
+        os.environ["EDGEKIT_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def edgekit() -> Cli:
+    """`edgekit ARGUMENTS` as a user runs it."""
+
+    def run(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> Ran:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgekit", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            cwd=cwd,
+            env={**os.environ, **environment},
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run
