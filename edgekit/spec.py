@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+REL_L2 = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2, "int8": 1e-1}
+AGREEMENT = {"fp32": 0.999, "fp16": 0.995, "bf16": 0.99, "int8": 0.98}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +40,18 @@ class Limits:
     """`[limits]`: what a bundle must keep to be called passed.
 
     `rel_l2` (relative L2 error of the outputs) and `agreement` (share of equal decoded answers)
-    are given per precision; `max_drop` is in units of the task's metric (0.005 is half a point);
+    are given per precision, and a precision left out keeps its default; `max_drop` is in units of the task's metric (0.005 is half a point);
     `p50_ms` is the engine's median latency.
     """
 
-    rel_l2: Mapping[str, float] = field(
-        default_factory=lambda: {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2, "int8": 1e-1}
-    )
-    agreement: Mapping[str, float] = field(
-        default_factory=lambda: {"fp32": 0.999, "fp16": 0.995, "bf16": 0.99, "int8": 0.98}
-    )
+    rel_l2: Mapping[str, float] = field(default_factory=dict)
+    agreement: Mapping[str, float] = field(default_factory=dict)
     max_drop: float = 0.005
     p50_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rel_l2", {**REL_L2, **self.rel_l2})
+        object.__setattr__(self, "agreement", {**AGREEMENT, **self.agreement})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,311 @@
+"""The verbs. Each imports what it needs when it runs, so that help is instant."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgekit.cli import options, output
+from edgekit.runtime.errors import EdgekitError, HardwareError, UsageError
+
+if TYPE_CHECKING:
+    from edgekit.report import Report
+    from edgekit.spec import Recipe
+
+app = typer.Typer(
+    help="From a trained network to a proved engine on the device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Kind(StrEnum):
+    """What `edgekit list` can list."""
+
+    models = "models"
+    targets = "targets"
+    data = "data"
+    methods = "methods"
+    boards = "boards"
+    recipes = "recipes"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line; answers with the exit code and never with a traceback."""
+    as_json = "--json" in arguments
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(list(arguments), standalone_mode=False, prog_name="edgekit")
+        return code if isinstance(code, int) else 0
+    except EdgekitError as error:
+        return output.refuse(error, as_json)
+    except typer.TyperException as error:
+        return output.refuse(UsageError(error.format_message(), _help_hint(arguments)), as_json)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted(as_json)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read standard output has gone
+        return 0
+    except Exception as error:  # noqa: BLE001  the last line of defence: every bug becomes exit 70
+        return _bug(error, as_json)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _interrupted(as_json: bool) -> int:
+    stop = EdgekitError("interrupted: nothing half-written is left")
+    stop.code = "interrupted"
+    output.refuse(stop, as_json)
+    return 130
+
+
+def _bug(error: Exception, as_json: bool) -> int:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="edgekit-", suffix=".log", delete=False, encoding="utf-8"
+    ) as log:
+        log.write(f"edgekit {' '.join(sys.argv[1:])}\n")
+        traceback.print_exception(error, file=log)
+    said = f"a bug in edgekit: {type(error).__name__}: {error}"
+    return output.refuse(EdgekitError(said, f"report it with the log {log.name}"), as_json)
+
+
+def _help_hint(arguments: Sequence[str]) -> str:
+    verb = next((word for word in arguments if word in VERBS), "")
+    return f"edgekit {verb} --help".replace("  ", " ")
+
+
+def _recipe(
+    model: str,
+    changes: Sequence[str] | None,
+    **said: Any,
+) -> Recipe:
+    from edgekit import pipeline
+
+    return pipeline.load(model, overrides=changes or (), **said)
+
+
+def _finish(report: Report, as_json: bool, quiet: bool, kit: bool = False) -> int:
+    """Print a report; 0 passed, 1 a check failed, 5 not proved because the hardware is elsewhere."""
+    output.tell(report, as_json, quiet)
+    if report.passed is None:
+        return 0 if kit else HardwareError.exit_code
+    return 0 if report.passed else 1
+
+
+@app.command("list")
+def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], json: options.Json = False) -> int:
+    """Say what there is to choose from."""
+    from edgekit import catalog
+
+    output.table(catalog.rows(kind.value), json, empty=f"there are no {kind.value}")
+    return 0
+
+
+@app.command()
+def doctor(json: options.Json = False) -> int:
+    """Say what this machine can do, and what is missing for the rest."""
+    from edgekit.steps import doctor as step
+
+    output.table(step.findings(), json, empty="")
+    return 0
+
+
+@app.command()
+def train(
+    model: options.Model,
+    out: options.Output = None,
+    device: options.Device = None,
+    seed: options.Seed = None,
+    set_: options.Set = None,
+    json: options.Json = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Train a recipe from nothing and keep the best weights."""
+    from edgekit import pipeline
+
+    recipe = _recipe(model, set_, seed=seed)
+    with output.training(quiet, verbose) as progress:
+        artifact = pipeline.train(recipe, out, device, progress)
+    output.trained(artifact, json, quiet)
+    return 0
+
+
+@app.command()
+def export(
+    model: options.Model,
+    out: options.Output = None,
+    weights: options.Weights = None,
+    seed: options.Seed = None,
+    set_: options.Set = None,
+    json: options.Json = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Write the ONNX graph, checked against PyTorch at shapes it was never traced at."""
+    from edgekit import pipeline
+
+    recipe = _recipe(model, set_, weights=weights, seed=seed)
+    with output.progress(quiet, verbose) as progress:
+        artifact = pipeline.export(recipe, out, progress)
+    output.exported(artifact, json, quiet)
+    return 0
+
+
+@app.command()
+def quantize(
+    model: options.Model,
+    target: options.Target = None,
+    out: options.Output = None,
+    device: options.Device = None,
+    weights: options.Weights = None,
+    data: options.Data = None,
+    calibration: options.Calibration = None,
+    seed: options.Seed = None,
+    set_: options.Set = None,
+    json: options.Json = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Quantize to int8 and prove it on a target: `compile --precision int8` with its plan shown."""
+    from edgekit import pipeline
+
+    recipe = _recipe(
+        model, set_, target=target, precision="int8", device=device, weights=weights, data=data,
+        calibration=calibration, seed=seed,
+    )  # fmt: skip
+    with output.progress(quiet, verbose) as progress:
+        report = pipeline.compile(recipe, out, progress)
+    if not (json or quiet):
+        rows = [{"layer": layer, "precision": precision} for layer, precision in report.plan.items()]
+        output.table(rows, as_json=False, empty="no layer is quantized")
+    return _finish(report, json, quiet)
+
+
+@app.command()
+def compile(
+    model: options.Model,
+    target: options.Target = None,
+    precision: options.Precision = None,
+    out: options.Output = None,
+    device: options.Device = None,
+    weights: options.Weights = None,
+    data: options.Data = None,
+    calibration: options.Calibration = None,
+    kit: options.Kit = False,
+    seed: options.Seed = None,
+    set_: options.Set = None,
+    json: options.Json = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Make a proved bundle: export, quantize, compile, then parity, accuracy and latency."""
+    from edgekit import pipeline
+
+    recipe = _recipe(
+        model, set_, target=target, precision=precision, device=device, weights=weights, data=data,
+        calibration=calibration, seed=seed,
+    )  # fmt: skip
+    with output.progress(quiet, verbose) as progress:
+        report = pipeline.compile(recipe, out, progress)
+    return _finish(report, json, quiet, kit)
+
+
+@app.command()
+def check(
+    model: options.ModelOrBundle,
+    target: options.Target = None,
+    precision: options.Precision = None,
+    device: options.Device = None,
+    weights: options.Weights = None,
+    data: options.Data = None,
+    calibration: options.Calibration = None,
+    seed: options.Seed = None,
+    set_: options.Set = None,
+    json: options.Json = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Prove parity and accuracy, of a bundle or of what a model would become."""
+    from edgekit import pipeline
+
+    said = {
+        "target": target, "precision": precision, "weights": weights, "calibration": calibration,
+        "seed": seed,
+    }  # fmt: skip
+    subject = _subject(model, set_, said, device=device, data=data)
+    with output.progress(quiet, verbose) as progress:
+        report = pipeline.check(subject, progress, device, data)
+    return _finish(report, json, quiet)
+
+
+@app.command()
+def bench(
+    model: options.ModelOrBundle,
+    target: options.Target = None,
+    precision: options.Precision = None,
+    device: options.Device = None,
+    weights: options.Weights = None,
+    seed: options.Seed = None,
+    set_: options.Set = None,
+    json: options.Json = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Measure latency against PyTorch, one process each, in turn."""
+    from edgekit import pipeline
+
+    said = {"target": target, "precision": precision, "weights": weights, "seed": seed}
+    subject = _subject(model, set_, said, device=device)
+    with output.progress(quiet, verbose) as progress:
+        report = pipeline.bench(subject, progress, device)
+    return _finish(report, json, quiet)
+
+
+def _subject(model: str, changes: Sequence[str] | None, said: dict[str, Any], **either: Any) -> Recipe | Path:
+    """A bundle's folder, or the recipe that MODEL names."""
+    if not Path(model).is_dir():
+        return _recipe(model, changes, **said, **either)
+    given = {**said, "set": changes}
+    if strange := [name for name, value in given.items() if value]:
+        raise UsageError(
+            f"{model} is a bundle: --{strange[0]} cannot change it any more", "compile another one with it"
+        )
+    return Path(model)
+
+
+@app.command("run")
+def run_(
+    bundle: options.Bundle,
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="Images, or .npz feeds.")
+    ],
+    device: options.Device = None,
+    json: options.Json = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Run a bundle on images, or on named arrays, and print what it says."""
+    from edgekit import pipeline
+
+    for path, said in pipeline.run(bundle, inputs, device):
+        output.answer(path, said, json, many=len(inputs) > 1)
+    return 0
+
+
+VERBS = ("list", "doctor", "train", "export", "quantize", "compile", "check", "bench", "run")

@@ -1,0 +1,165 @@
+"""What a person or a program sees: tables on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from edgekit.runtime.errors import EdgekitError
+
+if TYPE_CHECKING:
+    from edgekit.report import Report
+    from edgekit.spec import Artifact
+    from edgekit.steps.train import TrainProgress
+
+LOG_EVERY_S = 10.0
+
+Told = Callable[[str, int, int], None]
+
+
+def refuse(error: EdgekitError, as_json: bool) -> int:
+    """Say one sentence and what to do next; answers with the exit code."""
+    if as_json:
+        body = {"code": error.code, "message": error.message, "hint": error.hint}
+        print(json.dumps({"error": body}, ensure_ascii=False))
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(Text("error: ", style="bold red") + Text(error.message, style="default"))
+    if error.hint:
+        console.print(Text("  try: ", style="bold") + Text(error.hint, style="default"))
+    return error.exit_code
+
+
+def tell(report: Report, as_json: bool, quiet: bool) -> None:
+    """Print a report."""
+    if as_json:
+        print(report.json())
+    elif not quiet:
+        from rich.console import Console
+
+        from edgekit.report import show
+
+        show(report, Console(soft_wrap=True))
+
+
+def table(rows: list[dict[str, Any]], as_json: bool, empty: str) -> None:
+    """Print rows that share their keys."""
+    if as_json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        print(empty)
+        return
+    grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for column in rows[0]:
+        grid.add_column(column)
+    for row in rows:
+        grid.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
+    Console(soft_wrap=True).print(grid)
+
+
+@contextmanager
+def progress(quiet: bool, verbose: bool) -> Iterator[Told]:
+    """A bar on standard error for the step at hand, when that is a terminal."""
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="%(name)s: %(message)s")
+    logging.getLogger("edgekit").setLevel(logging.DEBUG if verbose else logging.ERROR)
+    if quiet or not sys.stderr.isatty():
+        yield _lines if verbose else _nothing
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def told(what: str, done: int, total: int) -> None:
+            if bar.tasks[0].description != what:
+                bar.reset(task, description=what)
+            bar.update(task, completed=done, total=total or None)
+
+        yield told
+
+
+def _lines(what: str, done: int, total: int) -> None:
+    if done in (0, total):
+        print(f"{what}{f': {total}' if total else ''}", file=sys.stderr)
+
+
+def _nothing(what: str, done: int, total: int) -> None:
+    pass
+
+
+@contextmanager
+def training(quiet: bool, verbose: bool) -> Iterator[Callable[[TrainProgress], None]]:
+    """A bar with loss, metric and time left; in a log, a line now and then."""
+    with progress(quiet, verbose) as bar:
+        last = [0.0]
+
+        def told(now: TrainProgress) -> None:
+            metric = "" if now.metric is None else f", metric {now.metric:.4f}"
+            bar(f"training: loss {now.loss:.4f}{metric}", now.step, now.total)
+            if not quiet and not sys.stderr.isatty() and monotonic() - last[0] > LOG_EVERY_S:
+                last[0] = monotonic()
+                left = f"{now.seconds_left:.0f} s left"
+                print(f"step {now.step}/{now.total}: loss {now.loss:.4f}{metric}, {left}", file=sys.stderr)
+
+        yield told
+
+
+def trained(artifact: Artifact, as_json: bool, quiet: bool) -> None:
+    """Say what a training came to."""
+    told = {"weights": str(artifact.path), **artifact.made_by}
+    if as_json:
+        print(json.dumps(told, indent=1, ensure_ascii=False))
+    elif not quiet:
+        scores = told["scores"]
+        test = scores["test"]
+        print(f"{scores['metric']} {100 * test['value']:.2f}% on {test['n']} held-out samples")
+        print(f"{artifact.path}: {told['parameters']} parameters, {told['seconds']:.0f} s")
+
+
+def exported(artifact: Artifact, as_json: bool, quiet: bool) -> None:
+    """Say where the graph is and what goes in and out."""
+    ends = {"inputs": artifact.inputs, "outputs": artifact.outputs}
+    named = {end: {spec.name: list(spec.shape) for spec in specs} for end, specs in ends.items()}
+    if as_json:
+        print(json.dumps({"path": str(artifact.path), "sha256": artifact.sha256, **named}, indent=1))
+    elif not quiet:
+        print(artifact.path)
+        for end, specs in named.items():
+            for name, shape in specs.items():
+                print(f"  {end[:-1]:<7} {name} [{', '.join(map(str, shape))}]")
+
+
+def answer(path: Path, said: Any, as_json: bool, many: bool) -> None:
+    """Print what a bundle said of one input."""
+    if isinstance(said, dict):
+        said = {name: list(array.shape) for name, array in said.items()}
+    if as_json:
+        print(json.dumps({"input": str(path), "answer": said}, ensure_ascii=False))
+    else:
+        print(f"{path}\t{said}" if many else said)

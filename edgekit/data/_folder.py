@@ -1,0 +1,100 @@
+"""A user's own folder of labelled images.
+
+Two layouts are read: one sub-folder per class (`cat/001.png`), or images beside a `labels.tsv`
+whose lines are `file<TAB>label`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgekit.runtime.errors import BadFileError
+from edgekit.runtime.manifest import Labels, Preprocess
+from edgekit.runtime.preprocess import prepare, read_image
+from edgekit.spec import Sample
+
+LABEL_FILE = "labels.tsv"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".npy")
+
+
+class FolderDataset:
+    """Labelled images, read and prepared when they are asked for."""
+
+    def __init__(self, pairs: Sequence[tuple[Path, str | int]], preprocess: Preprocess) -> None:
+        self._pairs = pairs
+        self._preprocess = preprocess
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        path, target = self._pairs[index]
+        return Sample((prepare(read_image(path), self._preprocess)[0],), target)
+
+    def set_epoch(self, epoch: int, /) -> None:
+        """Nothing is augmented."""
+
+
+def load_folder(folder: Path, preprocess: Preprocess, labels: Labels) -> FolderDataset:
+    """The labelled images of a folder.
+
+    Raises:
+        BadFileError: the folder is missing, unreadable or empty, or a label is not one of `labels`;
+            names the file and the line.
+    """
+    try:
+        if not folder.is_dir():
+            raise BadFileError(f"the data folder {folder} does not exist", "give a folder of labelled images")
+        listed = folder / LABEL_FILE
+        pairs = _listed(listed) if listed.is_file() else _by_class(folder)
+    except OSError as error:
+        raise BadFileError(f"the data folder {folder} cannot be read: {error.strerror}") from error
+    if not pairs:
+        raise BadFileError(
+            f"the data folder {folder} holds no labelled images",
+            f"put one sub-folder per class in it, or a {LABEL_FILE} of lines `file<TAB>label`",
+        )
+    return FolderDataset([(path, _target(label, labels, where)) for path, label, where in pairs], preprocess)
+
+
+def _by_class(folder: Path) -> list[tuple[Path, str, str]]:
+    files = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
+    return [(path, path.parent.name, str(path)) for path in files]
+
+
+def _listed(listed: Path) -> list[tuple[Path, str, str]]:
+    try:
+        lines = listed.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise BadFileError(f"{listed} is not UTF-8 text: {error}") from error
+    return [_pair(listed, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _pair(listed: Path, number: int, line: str) -> tuple[Path, str, str]:
+    where = f"{listed}, line {number}"
+    name, tab, label = line.partition("\t")
+    path = listed.parent / name
+    if not tab:
+        raise BadFileError(f"{where}: {line!r} is not `file<TAB>label`", "put a tab between file and label")
+    if listed.parent.resolve() not in path.resolve().parents:
+        raise BadFileError(f"{where}: {name!r} leaves the folder", "list files of the folder only")
+    if not path.is_file():
+        raise BadFileError(f"{where}: the image {name!r} does not exist", "correct the line")
+    return path, label, where
+
+
+def _target(label: str, labels: Labels, where: str) -> str | int:
+    if labels.decoder == "ctc":
+        known = set(labels.values)
+        if strange := sorted(set(label.lower()) - known):
+            raise BadFileError(
+                f"{where}: the character {strange[0]!r} of {label!r} is not in the network's alphabet",
+                "leave the image out, or train a network with that character",
+            )
+        return label.lower()
+    if label not in labels.values:
+        raise BadFileError(
+            f"{where}: there is no class {label!r}", "the network's classes are: " + ", ".join(labels.values)
+        )
+    return labels.values.index(label)

@@ -1,0 +1,284 @@
+"""The whole story, one step per line: read this file first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from edgekit import bundle, registry
+from edgekit import recipe as recipes
+from edgekit.report import Report
+from edgekit.runtime.errors import BadFileError, HardwareError, UsageError
+from edgekit.runtime.face import prove as prove_recorded
+from edgekit.runtime.face import read_feeds
+from edgekit.runtime.manifest import Manifest, read_manifest, verify, write_manifest
+from edgekit.runtime.proof import GOLDEN
+from edgekit.runtime.session import Session, open_bundle, open_runner
+from edgekit.spec import PRECISIONS, Artifact, Choice, Progress, Recipe, silent
+from edgekit.steps import describe, prove
+from edgekit.steps.compile import compile_engine, threads_of
+from edgekit.steps.export import export as export_graph
+from edgekit.steps.load import Network, refuse_graph, samples
+from edgekit.steps.load import load as load_network
+from edgekit.steps.prove import Proof, Trial
+from edgekit.steps.quantize import quantize as quantize_graph
+from edgekit.steps.train import TrainProgress
+from edgekit.steps.train import train as train_network
+
+PROOFS = ("parity", "accuracy", "latency")
+
+
+def load(
+    model: str,
+    *,
+    target: str | None = None,
+    precision: str | None = None,
+    device: str | None = None,
+    weights: str | Path | None = None,
+    data: str | Path | None = None,
+    calibration: str | Path | None = None,
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+) -> Recipe:
+    """The recipe that MODEL names, with what the command line says laid over it.
+
+    Raises:
+        UsageError: an unknown name, or a recipe with faults; all of them are named.
+        BadFileError: the recipe, the model file or a folder is missing or not what it claims.
+    """
+    if model.endswith(".onnx"):
+        refuse_graph(Path(model))
+    recipe = recipes.read(model, overrides)
+    if precision is not None and precision not in PRECISIONS:
+        hint = registry.did_you_mean(precision, PRECISIONS)
+        raise UsageError(f"there is no precision called {precision!r}", hint)
+    if target is not None:
+        name = registry.resolve("target", target)
+        kept = recipe.target.options if name == recipe.target.name else {}
+        recipe = replace(recipe, target=Choice(name=name, options=kept))
+    folders = {"test": data, "calibration": calibration}
+    return replace(
+        recipe,
+        precision=precision or recipe.precision,
+        device=device or recipe.device,
+        weights=Path(weights) if weights else recipe.weights,
+        seed=recipe.seed if seed is None else seed,
+        folders={**recipe.folders, **{split: Path(place) for split, place in folders.items() if place}},
+    )
+
+
+def compile(recipe: Recipe, output: str | Path | None = None, progress: Progress = silent) -> Report:
+    """From a recipe to a proved bundle in `output`; the report says whether it passed.
+
+    Raises:
+        EdgekitError: something could not be done; nothing half-written is left.
+    """
+    place = Path(output or bundle.default_output(recipe.name, recipe.target.name, recipe.precision))
+    with bundle.workspace(place) as work:
+        manifest, report = make(recipe, work, PROOFS, progress)
+        report = replace(report, bundle=str(place), next=_next(report, place))
+        bundle.furnish(work)
+        bundle.sign_off(work, place, manifest, report)
+    return report
+
+
+def make(
+    recipe: Recipe, work: Path, proofs: Sequence[str], progress: Progress = silent
+) -> tuple[Manifest, Report]:
+    """Load, export, quantize, compile and prove, in the folder `work`."""
+    clock = Clock(progress)
+    with clock("load"):
+        network = load_network(recipe)
+        trial = Trial(network=network, recipe=recipe, held_out=samples(recipe, "test"), progress=progress)
+    with clock("export"):
+        graph = export_graph(network, recipe, work / "model.onnx")
+    with clock("quantize"):
+        graph, plan = _quantized(network, graph, recipe, progress)
+    with clock("compile"):
+        build = compile_engine(network, graph, recipe, work / "engine")
+    manifest = describe.manifest(recipe, network, graph, build, plan, work)
+    write_manifest(manifest, work)
+    with clock("prove"):
+        manifest, proof = _prove(trial, work, manifest, proofs)
+    return manifest, _report(recipe, manifest, proof, clock.seconds)
+
+
+def _quantized(
+    network: Network, graph: Artifact, recipe: Recipe, progress: Progress
+) -> tuple[Artifact, Mapping[str, str]]:
+    if recipe.precision != "int8":
+        return graph, {}
+    return quantize_graph(network, graph, recipe, graph.path, progress)
+
+
+def _prove(trial: Trial, work: Path, manifest: Manifest, proofs: Sequence[str]) -> tuple[Manifest, Proof]:
+    """Record the golden pairs; where the engine can run here, hold it against the reference."""
+    with prove.reference_session(trial.network, manifest, threads_of(trial.recipe)) as reference:
+        if not (work / GOLDEN).exists():
+            prove.record(trial, reference, work / GOLDEN)
+        if manifest.state == "deferred":
+            return manifest, Proof()
+        with Session(manifest, open_runner(work, manifest)) as target:
+            proof = prove.prove(trial, reference, target, proofs)
+            manifest = describe.settled(manifest, target.runner.settings)
+    if "latency" in proofs:
+        proof = prove.with_latency(proof, trial, work, manifest)
+    return replace(manifest, state="proved"), proof
+
+
+def _report(recipe: Recipe, manifest: Manifest, proof: Proof, seconds: Mapping[str, float]) -> Report:
+    deferred = manifest.engine.get("deferred", "")
+    return Report(
+        model=recipe.name,
+        target=recipe.target.name,
+        device=manifest.device,
+        precision=recipe.precision,
+        state=manifest.state,
+        bundle=None,
+        checks=proof.checks,
+        accuracy=proof.accuracy,
+        latency=proof.latency,
+        layers=proof.layers,
+        plan=manifest.plan,
+        environment=describe.environment(),
+        timings_s=seconds,
+        notes=(*manifest.lowering, *([deferred] if deferred else [])),
+    )
+
+
+def _next(report: Report, place: Path) -> str:
+    if report.state != "deferred":
+        return ""
+    return f"copy {place} to the device and run there: python3 run.py build"
+
+
+def train(
+    recipe: Recipe,
+    output: Path | None = None,
+    device: str | None = None,
+    progress: Callable[[TrainProgress], None] | None = None,
+) -> Artifact:
+    """Train from nothing; writes `NAME.safetensors` and its provenance into `output` (default `build`).
+
+    Raises:
+        EdgekitError: as `steps.train.train`.
+    """
+    if device is not None:
+        recipe = replace(recipe, train={**recipe.train, "device": device.lower()})
+    return train_network(recipe, output or Path("build"), progress, describe.command())
+
+
+def export(recipe: Recipe, output: Path | None = None, progress: Progress = silent) -> Artifact:
+    """Write the canonical float graph alone; default `build/MODEL.onnx`.
+
+    Raises:
+        EdgekitError: as `compile`.
+    """
+    clock = Clock(progress)
+    with clock("load"):
+        network = load_network(recipe)
+    with clock("export"):
+        return export_graph(network, recipe, bundle.file_place(output, f"{recipe.name}.onnx"))
+
+
+def check(
+    model: Recipe | Path, progress: Progress = silent, device: str | None = None, data: Path | None = None
+) -> Report:
+    """Prove parity and accuracy: of a bundle, hashes first, or of what a recipe would become.
+
+    Raises:
+        BadFileError: the folder is no bundle, or a file of it was altered.
+        HardwareError: the bundle holds no engine yet.
+    """
+    return _prove_only(model, ("parity", "accuracy"), progress, device, data)
+
+
+def bench(model: Recipe | Path, progress: Progress = silent, device: str | None = None) -> Report:
+    """Measure latency against PyTorch: of a bundle, or of what a recipe would become.
+
+    Raises:
+        BadFileError: the folder is no bundle, or a file of it was altered.
+        HardwareError: the bundle holds no engine yet.
+    """
+    return _prove_only(model, ("latency",), progress, device)
+
+
+def run(folder: Path, inputs: Sequence[Path], device: str | None = None) -> Iterator[tuple[Path, Any]]:
+    """What a bundle says of each image, or the outputs for each `.npz` of named arrays.
+
+    Raises:
+        BadFileError: the folder is no bundle, a file of it was altered, or an input is no image.
+    """
+    with open_bundle(folder, device) as session:
+        for path in inputs:
+            yield path, session.infer(read_feeds(path)) if path.suffix == ".npz" else session.predict(path)
+
+
+def _prove_only(
+    model: Recipe | Path,
+    proofs: Sequence[str],
+    progress: Progress,
+    device: str | None = None,
+    data: Path | None = None,
+) -> Report:
+    if isinstance(model, Path):
+        return _again(model, proofs, progress, device, data)
+    with TemporaryDirectory(prefix="edgekit-") as scratch:
+        return make(model, Path(scratch), proofs, progress)[1]
+
+
+def _again(
+    folder: Path, proofs: Sequence[str], progress: Progress, device: str | None, data: Path | None
+) -> Report:
+    """Prove the bundle in `folder` against the network that it was made from."""
+    manifest = read_manifest(folder)
+    verify(folder, manifest)
+    if manifest.state == "deferred":
+        raise HardwareError(
+            f"{folder} holds no engine yet: {manifest.engine.get('deferred', '')}",
+            "copy it to the device and run there: python3 run.py build",
+        )
+    clock = Clock(progress)
+    with clock("prove"):
+        recipe = _recipe_of(folder, manifest, device, data)
+        network = load_network(recipe)
+        if network.weights_sha256 != manifest.recipe.get("weights_sha256"):
+            raise BadFileError(
+                f"the weights {recipe.weights} are not those that {folder} was made from",
+                f"prove the bundle by itself: python {folder}/run.py check",
+            )
+        recorded = prove_recorded(folder, device) if "parity" in proofs else []
+        manifest = replace(manifest, device=device or manifest.device)
+        trial = Trial(network=network, recipe=recipe, held_out=samples(recipe, "test"), progress=progress)
+        manifest, proof = _prove(trial, folder, manifest, proofs)
+    proof = replace(proof, checks=(*recorded, *proof.checks))
+    return replace(_report(recipe, manifest, proof, clock.seconds), bundle=str(folder))
+
+
+def _recipe_of(folder: Path, manifest: Manifest, device: str | None, data: Path | None) -> Recipe:
+    table = {key: value for key, value in manifest.recipe.items() if key != "weights_sha256"}
+    recipe = recipes.parse(table, f"of {folder}", folder)
+    folders = {**recipe.folders, "test": data} if data else recipe.folders
+    return replace(recipe, device=device or recipe.device, folders=folders)
+
+
+class Clock:
+    """Seconds spent in each step; a step is also said to `progress`."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        self._progress(step, 0, 0)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[step] = round(time.perf_counter() - start, 3)

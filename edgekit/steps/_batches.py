@@ -1,0 +1,112 @@
+"""Samples in batches, made in background processes, and a network's score on them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.runtime.decode import decode
+from edgekit.runtime.manifest import Labels
+from edgekit.spec import Dataset, Sample, TaskPlugin
+
+if TYPE_CHECKING:
+    import torch
+
+POOL = 16
+"""Batches that are sorted by size together, so that lines of similar width share a batch."""
+BATCH_OF_EQUALS = 64
+
+Batch = tuple[tuple[np.ndarray, ...], list[Any]]
+Collate = Callable[[Sequence[Sample]], Batch]
+
+
+def batches(
+    dataset: Dataset, collate: Collate, *, batch: int, steps: range, seed: int, workers: int = 0
+) -> Iterator[Batch]:
+    """The batches of the given steps; the same ones whatever the number of workers."""
+    stream = _Stream(dataset, seed, steps.start * batch, steps.stop * batch)
+    pools = _loader(stream, batch * POOL, _Pooled(collate, batch), workers)
+    for number, pool in enumerate(pools):
+        order = np.random.default_rng((seed, steps.start + number * POOL)).permutation(len(pool))
+        yield from (pool[index] for index in order)
+
+
+def gather(dataset: Dataset, workers: int = 0) -> list[Sample]:
+    """All samples of a split, in order."""
+    stream = _Stream(dataset, None, 0, len(dataset))
+    return [sample for part in _loader(stream, BATCH_OF_EQUALS, list, workers) for sample in part]
+
+
+def evaluate(
+    module: torch.nn.Module, samples: Sequence[Sample], task: TaskPlugin, labels: Labels
+) -> np.ndarray:
+    """The task's score of every sample, in order, computed in float32.
+
+    Only samples of equal shape share a batch, so that nothing is padded that deployment does not pad.
+    """
+    import torch
+
+    module.eval()
+    device = next(module.parameters()).device
+    scores = np.zeros(len(samples))
+    for indices in _equals(samples):
+        inputs, targets = task.collate([samples[index] for index in indices])
+        with torch.inference_mode():
+            outputs = module(*(torch.from_numpy(array).to(device) for array in inputs))
+        first = outputs[0] if isinstance(outputs, tuple) else outputs
+        scores[indices] = task.scores(decode(first.float().cpu().numpy(), labels), targets)
+    return scores
+
+
+def _equals(samples: Sequence[Sample]) -> Iterator[list[int]]:
+    groups: dict[tuple[tuple[int, ...], ...], list[int]] = defaultdict(list)
+    for index, sample in enumerate(samples):
+        groups[tuple(array.shape for array in sample.inputs)].append(index)
+    for members in groups.values():
+        for first in range(0, len(members), BATCH_OF_EQUALS):
+            yield members[first : first + BATCH_OF_EQUALS]
+
+
+class _Stream:
+    """All epochs of a data set in one row, each epoch shuffled (not when `seed` is None)."""
+
+    def __init__(self, dataset: Dataset, seed: int | None, first: int, last: int) -> None:
+        self.dataset, self.seed, self.first, self.last = dataset, seed, first, last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __getitem__(self, position: int) -> Sample:
+        epoch, index = divmod(self.first + position, len(self.dataset))
+        if self.seed is None:
+            return self.dataset[index]
+        self.dataset.set_epoch(epoch)
+        return self.dataset[int(_order(self.seed, epoch, len(self.dataset))[index])]
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, length: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(length)
+
+
+class _Pooled:
+    """Sort some batches' worth of samples by size and cut them into batches."""
+
+    def __init__(self, collate: Collate, batch: int) -> None:
+        self.collate, self.batch = collate, batch
+
+    def __call__(self, samples: list[Sample]) -> list[Batch]:
+        ordered = sorted(samples, key=lambda sample: sum(array.size for array in sample.inputs))
+        return [
+            self.collate(ordered[first : first + self.batch]) for first in range(0, len(ordered), self.batch)
+        ]
+
+
+def _loader(stream: _Stream, size: int, collate: Callable[[list[Sample]], Any], workers: int) -> Any:
+    from torch.utils.data import DataLoader
+
+    return DataLoader(stream, batch_size=size, collate_fn=collate, num_workers=workers)  # type: ignore[arg-type]

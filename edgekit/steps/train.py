@@ -1,0 +1,182 @@
+"""Trains a recipe's network and writes its weights with their provenance."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit import cache, registry
+from edgekit import recipe as recipes
+from edgekit.runtime.errors import UsageError
+from edgekit.runtime.manifest import Labels, sha256_of
+from edgekit.spec import Artifact, DataPlugin, ModelPlugin, Recipe, TaskPlugin
+from edgekit.steps._batches import evaluate, gather
+from edgekit.steps._fitting import Fitting, Job, TrainOptions, TrainProgress, key_of
+from edgekit.steps._weights import load_weights, save_weights, write_whole
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["TrainOptions", "TrainProgress", "load_weights", "save_weights", "train"]
+
+PACKAGES = ("torch", "numpy", "pillow", "safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """A recipe with its plug-ins loaded and their options made."""
+
+    recipe: Recipe
+    model: ModelPlugin
+    model_options: Any
+    task: TaskPlugin
+    data: DataPlugin
+    data_options: Any
+    options: TrainOptions
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    progress: Callable[[TrainProgress], None] | None = None,
+    command: str = "",
+) -> Artifact:
+    """Train, keep the weights that validate best, and score them once on the test split.
+
+    Writes `NAME.safetensors` and `NAME.provenance.json` into `out`, and while it runs
+    `NAME.checkpoint.safetensors`, which an interrupt leaves whole and `train.resume` goes on from.
+
+    Args:
+        command: what made it, for the provenance; by default the plain command of the recipe.
+
+    Raises:
+        UsageError: bad training options, or the loss is no longer finite.
+        MissingPackageError: torch, safetensors or the data's packages are not installed.
+        HardwareError: CUDA is asked for and not there.
+        BadFileError: the checkpoint to resume from is not this training's.
+        SystemRefusedError: `out` cannot be written.
+    """
+    registry.require(("torch", "safetensors"))
+    plan, started = _planned(recipe), time.perf_counter()
+    module = _fresh(plan)
+    checkpoint = out / f"{recipe.name}.checkpoint.safetensors"
+    labels = plan.data.labels(plan.data_options)
+    job = _job(plan, module, labels, checkpoint)
+    best = Fitting(job, progress or _silent).run()
+    samples = gather(plan.data.load("test", plan.data_options, cache.folder()), plan.options.workers)
+    scores = evaluate(module, samples, plan.task, labels)
+    seconds = time.perf_counter() - started
+    weights = out / f"{recipe.name}.safetensors"
+    save_weights(module, weights)
+    made_by = _provenance(plan, command or f"edgekit train {recipe.name} --seed {recipe.seed}", seconds)
+    made_by |= {
+        "scores": _scores(plan.task, best, len(job.validation), scores),
+        "parameters": _size(module),
+        "sha256": sha256_of(weights),
+    }
+    write_whole(out / f"{recipe.name}.provenance.json", (json.dumps(made_by, indent=2) + "\n").encode())
+    checkpoint.unlink(missing_ok=True)
+    return _artifact(plan, weights, made_by)
+
+
+def _silent(progress: TrainProgress) -> None:
+    """A progress that shows nothing."""
+
+
+def _planned(recipe: Recipe) -> _Plan:
+    options, faults = recipes.build(TrainOptions, recipe.train, "train")
+    if faults:
+        raise UsageError("; ".join(faults), "correct the recipe's [train] table or --set train.key=value")
+    model, data = registry.load("model", recipe.model.name), registry.load("data", recipe.data.name)
+    return _Plan(
+        recipe=recipe,
+        model=model,
+        model_options=recipes.options_of(model, recipe.model),
+        task=registry.load("task", recipe.task.name),
+        data=data,
+        data_options=recipes.options_of(data, recipe.data),
+        options=options,
+    )
+
+
+def _fresh(plan: _Plan) -> torch.nn.Module:
+    import torch
+
+    torch.manual_seed(plan.recipe.seed)
+    return plan.model.build(plan.model_options)
+
+
+def _job(plan: _Plan, module: torch.nn.Module, labels: Labels, checkpoint: Path) -> Job:
+    return Job(
+        module=module,
+        task=plan.task,
+        labels=labels,
+        train=plan.data.load("train", plan.data_options, cache.folder()),
+        validation=plan.data.load("validation", plan.data_options, cache.folder()),
+        options=plan.options,
+        seed=plan.recipe.seed,
+        checkpoint=checkpoint,
+        key=key_of(plan.options, **_chosen(plan)),
+    )
+
+
+def _chosen(plan: _Plan) -> dict[str, Any]:
+    return {
+        "model": {"name": plan.recipe.model.name, "options": asdict(plan.model_options)},
+        "task": plan.recipe.task.name,
+        "data": {"name": plan.recipe.data.name, "options": asdict(plan.data_options)},
+        "seed": plan.recipe.seed,
+    }
+
+
+def _provenance(plan: _Plan, command: str, seconds: float) -> dict[str, Any]:
+    sources = plan.data.SOURCES
+    packages = sorted({*PACKAGES, *(source.package for source in sources if source.package)})
+    return {
+        "name": plan.recipe.name,
+        "command": command,
+        **_chosen(plan),
+        "train": asdict(plan.options),
+        "sources": [{**asdict(source), "version": _version(source.package)} for source in sources],
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "seconds": round(seconds, 1),
+    }
+
+
+def _scores(task: TaskPlugin, validation: float, validated: int, test: np.ndarray) -> dict[str, Any]:
+    return {
+        "metric": task.METRIC,
+        "validation": {"value": round(validation, 6), "n": validated},
+        "test": {"value": round(float(test.mean()), 6), "n": len(test)},
+    }
+
+
+def _size(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _artifact(plan: _Plan, weights: Path, made_by: Mapping[str, Any]) -> Artifact:
+    return Artifact(
+        kind="weights",
+        path=weights,
+        sha256=made_by["sha256"],
+        inputs=plan.model.inputs(plan.model_options),
+        outputs=plan.model.outputs(plan.model_options),
+        states=plan.model.states(plan.model_options) if hasattr(plan.model, "states") else (),
+        made_by=made_by,
+    )
