@@ -27,7 +27,7 @@ ROWS = (
 )
 COLUMNS = (
     "target", "precision", "accuracy", "drop, 95% interval", "rel. L2", "p50 ms", "PyTorch p50 ms",
-    "times faster", "at one size",
+    "times as fast", "at one size",
 )  # fmt: skip
 
 

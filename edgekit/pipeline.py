@@ -21,7 +21,7 @@ from edgekit.runtime.proof import GOLDEN
 from edgekit.runtime.session import Session, open_bundle, open_runner
 from edgekit.spec import PRECISIONS, Artifact, Choice, Progress, Recipe, silent
 from edgekit.steps import describe, prove
-from edgekit.steps.compile import compile_engine, threads_of
+from edgekit.steps.compile import compile_engine
 from edgekit.steps.export import export as export_graph
 from edgekit.steps.load import Network, refuse_graph, samples
 from edgekit.steps.load import load as load_network
@@ -118,7 +118,7 @@ def _quantized(
 
 def _prove(trial: Trial, work: Path, manifest: Manifest, proofs: Sequence[str]) -> tuple[Manifest, Proof]:
     """Record the golden pairs; where the engine can run here, hold it against the reference."""
-    with prove.reference_session(trial.network, manifest, threads_of(trial.recipe)) as reference:
+    with prove.reference_session(trial.network, manifest) as reference:
         if not (work / GOLDEN).exists():
             prove.record(trial, reference, work / GOLDEN)
         if manifest.state == "deferred":

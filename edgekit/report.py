@@ -147,7 +147,7 @@ def _pair(latency: Mapping[str, Any]) -> str:
     )
     if not reference:
         return own
-    return f"{own}; PyTorch p50 {reference['p50_ms']:.2f} ms: {latency['speedup']:.2f} times faster"
+    return f"{own}; PyTorch p50 {reference['p50_ms']:.2f} ms: {latency['speedup']:.2f} times as fast"
 
 
 PAGE = Template("""<!doctype html>

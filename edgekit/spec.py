@@ -39,9 +39,9 @@ class ExportOptions:
 class Limits:
     """`[limits]`: what a bundle must keep to be called passed.
 
-    `rel_l2` (relative L2 error of the outputs) and `agreement` (share of equal decoded answers)
-    are given per precision, and a precision left out keeps its default; `max_drop` is in units of the task's metric (0.005 is half a point);
-    `p50_ms` is the engine's median latency.
+    `rel_l2` (relative L2 error of the outputs) and `agreement` (share of equal decoded answers) are
+    given per precision, and a precision left out keeps its default; `max_drop` is in units of the
+    task's metric (0.005 is half a point); `p50_ms` is the engine's median latency.
     """
 
     rel_l2: Mapping[str, float] = field(default_factory=dict)
@@ -165,7 +165,10 @@ class TaskPlugin(Protocol):
 
 
 class DataPlugin(Protocol):
-    """`data/x.py`: splits `train`, `validation`, `calibration` and `test`, never overlapping in source."""
+    """`data/x.py`: splits `train`, `validation`, `calibration` and `test`.
+
+    What is in `test` is never seen in another split; calibration is drawn from what training sees.
+    """
 
     Options: type[Any]
     SOURCES: tuple[Source, ...]
@@ -193,6 +196,7 @@ class QuantizationPlugin(Protocol):
         options: Any,
         /,
     ) -> onnx.ModelProto: ...
+    def quantized_layers(self, graph: onnx.ModelProto, /) -> dict[str, str]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +216,14 @@ class Build:
 
 
 class TargetPlugin(Protocol):
-    """`targets/x.py`, the build half of a target; its run half is `runtime/engines/x.py`."""
+    """`targets/x.py`, the build half of a target; its run half is `runtime/engines/x.py`.
+
+    `Options` has `device` and `threads` (0 means one per usable core). Two more functions are
+    optional. `ready(precision)` says why no engine can be built on this machine (None: it can), and
+    `kit(graph, inputs, precision, options)` what the device then needs to build it.
+    `compile_module(module, inputs, outputs, states, precision, options, out)` takes the place of
+    `compile` where the engine is not made from ONNX.
+    """
 
     REQUIRES: tuple[str, ...]
     PRECISIONS: tuple[str, ...]

@@ -292,9 +292,7 @@ def _subject(model: str, changes: Sequence[str] | None, said: dict[str, Any], **
 @app.command("run")
 def run_(
     bundle: options.Bundle,
-    inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Images, or .npz feeds.")
-    ],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, or .npz feeds.")],
     device: options.Device = None,
     json: options.Json = False,
     verbose: options.Verbose = False,

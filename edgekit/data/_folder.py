@@ -21,7 +21,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", "
 class FolderDataset:
     """Labelled images, read and prepared when they are asked for."""
 
-    def __init__(self, pairs: Sequence[tuple[Path, str | int]], preprocess: Preprocess) -> None:
+    def __init__(self, pairs: Sequence[tuple[Path, str]], preprocess: Preprocess) -> None:
         self._pairs = pairs
         self._preprocess = preprocess
 
@@ -84,7 +84,7 @@ def _pair(listed: Path, number: int, line: str) -> tuple[Path, str, str]:
     return path, label, where
 
 
-def _target(label: str, labels: Labels, where: str) -> str | int:
+def _target(label: str, labels: Labels, where: str) -> str:
     if labels.decoder == "ctc":
         known = set(labels.values)
         if strange := sorted(set(label.lower()) - known):
@@ -97,4 +97,4 @@ def _target(label: str, labels: Labels, where: str) -> str | int:
         raise BadFileError(
             f"{where}: there is no class {label!r}", "the network's classes are: " + ", ".join(labels.values)
         )
-    return labels.values.index(label)
+    return label

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-MIN_CONTRAST = 45.0
+MIN_CONTRAST = 50.0
+SIGNAL_TO_NOISE = 6.0
 
 
 def render(text: str, face: Path, rng: np.random.Generator, strength: float) -> np.ndarray:
@@ -28,8 +29,9 @@ def render(text: str, face: Path, rng: np.random.Generator, strength: float) -> 
         Grey uint8 (height, width), the text filling it but for a margin.
     """
     mask = _warped(_drawn(text, face, rng, strength), rng, strength)
-    image = _composed(mask, rng, strength)
-    return _degraded(image, rng, strength)
+    ink, paper = _grey_levels(rng)
+    image = _composed(mask, ink, paper, rng, strength)
+    return _degraded(image, abs(ink - paper), rng, strength)
 
 
 @lru_cache(maxsize=1024)
@@ -57,11 +59,12 @@ def _drawn(text: str, face: Path, rng: np.random.Generator, strength: float) -> 
 
 
 def _warped(ink: Image.Image, rng: np.random.Generator, strength: float) -> Image.Image:
-    """Rotate, shear and tilt the ink, and add margins: left, top, right, bottom in parts of its height."""
+    """Widen or narrow, rotate, shear and tilt the ink, and add margins."""
     width, height = ink.size
     low, high = np.array([0.06, 0.04, 0.06, 0.04]), np.array([0.5, 0.3, 0.5, 0.3])
     left, top, right, bottom = rng.uniform(low, high) * max(height, 12)
-    corners = np.array([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
+    source = np.array([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
+    corners = source * [np.exp(np.clip(rng.normal(0.0, 0.12), -0.3, 0.3) * strength), 1.0]
     if rng.random() < 0.6 * strength:
         angle = np.deg2rad(np.clip(rng.normal(0.0, 2.0), -5.0, 5.0)) * min(1.0, 5.0 * height / width)
         shear = np.clip(rng.normal(0.0, 0.1), -0.25, 0.25)
@@ -71,7 +74,6 @@ def _warped(ink: Image.Image, rng: np.random.Generator, strength: float) -> Imag
     corners -= corners.min(axis=0) - np.array([left, top])
     extent = corners.max(axis=0) + np.array([right, bottom])
     size = (max(8, int(np.ceil(extent[0]))), max(8, int(np.ceil(extent[1]))))
-    source = np.array([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
     return ink.transform(
         size, Image.Transform.PERSPECTIVE, _homography(corners, source), Image.Resampling.BILINEAR
     )
@@ -86,8 +88,9 @@ def _homography(start: np.ndarray, end: np.ndarray) -> tuple[float, ...]:
     return tuple(np.linalg.solve(np.array(rows), np.array(right)))
 
 
-def _composed(mask: Image.Image, rng: np.random.Generator, strength: float) -> np.ndarray:
-    ink, paper = _grey_levels(rng)
+def _composed(
+    mask: Image.Image, ink: float, paper: float, rng: np.random.Generator, strength: float
+) -> np.ndarray:
     alpha = np.asarray(mask, np.float32) / 255
     canvas = paper + _background(alpha.shape, rng, strength, abs(ink - paper))
     if rng.random() < 0.1 * strength:
@@ -124,8 +127,8 @@ def _background(
     return canvas
 
 
-def _degraded(image: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
-    """Blur, lose resolution, add noise, compress."""
+def _degraded(image: np.ndarray, contrast: float, rng: np.random.Generator, strength: float) -> np.ndarray:
+    """Blur, lose resolution, add noise (never so much that the text drowns), compress."""
     picture = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
     if rng.random() < 0.4 * strength:
         picture = picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 0.045 * picture.height))))
@@ -135,7 +138,8 @@ def _degraded(image: np.ndarray, rng: np.random.Generator, strength: float) -> n
         size = (max(4, round(picture.width * scale)), max(4, round(picture.height * scale)))
         picture = picture.resize(size, Image.Resampling.BILINEAR)
     if rng.random() < 0.5 * strength:
-        noise = rng.standard_normal((picture.height, picture.width), np.float32) * rng.uniform(1.0, 12.0)
+        deviation = rng.uniform(1.0, min(12.0, contrast / SIGNAL_TO_NOISE))
+        noise = rng.standard_normal((picture.height, picture.width), np.float32) * deviation
         picture = Image.fromarray(np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8))
     if rng.random() < 0.3 * strength:
         picture = _recompressed(picture, int(rng.integers(30, 95)))

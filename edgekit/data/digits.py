@@ -37,6 +37,10 @@ class Options:
     augment: float = 1.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.augment <= 1:
+            raise ValueError("augment must be from 0 to 1")
+
 
 def preprocess(options: Options) -> Preprocess:
     """Grey 28x28, mean and standard deviation of MNIST's training set."""

@@ -37,6 +37,12 @@ class Options:
     calibration_strength: float = 0.5
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if min(self.train, self.validation, self.calibration, self.test) < 1:
+            raise ValueError("train, validation, calibration and test must be at least 1")
+        if not (0 <= self.strength <= 1 and 0 <= self.calibration_strength <= 1):
+            raise ValueError("strength and calibration_strength must be from 0 to 1")
+
 
 def preprocess(options: Options) -> Preprocess:
     """Grey, 32 pixels high, aspect kept, width a multiple of 16, values -1 to 1."""
@@ -108,9 +114,9 @@ class TextLines:
         if self._only_words:
             return self._word(rng)
         kind = rng.random()
-        if kind < 0.65:
+        if kind < 0.75:
             return self._word(rng)
-        return self._line(rng) if kind < 0.87 else _number(rng)
+        return self._line(rng) if kind < 0.9 else _number(rng)
 
     def _word(self, rng: np.random.Generator) -> str:
         return self._words[rng.integers(len(self._words))]

@@ -22,12 +22,16 @@ TASK = "classify"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Input size in pixels (multiples of 4), input channels, classes."""
+    """Input size in pixels (at least 4), input channels, classes."""
 
     height: int = 224
     width: int = 224
     channels: int = 3
     classes: int = 10
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 4 or min(self.channels, self.classes) < 1:
+            raise ValueError("height and width must be at least 4, channels and classes at least 1")
 
 
 class CNN(nn.Module):

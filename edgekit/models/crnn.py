@@ -38,6 +38,10 @@ class Options:
     classes: int = 38
     hidden: int = 128
 
+    def __post_init__(self) -> None:
+        if self.classes < 2 or min(self.channels, self.hidden) < 1:
+            raise ValueError("classes must be at least 2, channels and hidden at least 1")
+
 
 class CRNN(nn.Module):
     """Text lines of any width. See the module's docstring for shapes."""

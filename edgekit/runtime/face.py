@@ -80,7 +80,7 @@ def prove(folder: Path, device: Optional[str] = None, threads: Optional[int] = N
         parity = Parity(manifest.labels)
         for feed, expected in zip(*load_pairs(folder / GOLDEN)):
             parity.add(expected, session.infer(feed))
-    return parity.checks(manifest.limits)
+    return parity.checks(manifest.limits, "golden")
 
 
 def _line(item: Check) -> str:

@@ -74,7 +74,9 @@ class Worker:
             )
         answer: Dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise EdgekitError("the engine could not be timed: " + answer["error"])
+            kinds = {kind.exit_code: kind for kind in EdgekitError.__subclasses__()}
+            kind = kinds.get(answer["exit_code"], EdgekitError)
+            raise kind("it could not be timed: " + answer["error"], answer["hint"])
         return answer
 
     def __enter__(self) -> "Worker":
@@ -131,7 +133,7 @@ def serve(open_runner: Callable[[], Runner], feeds_file: Path, warm_up: int = 2)
                 answer({"ms": time_calls(runner, _chosen(feeds, question["feed"]), question["calls"])})
             answer({"peak_mb": peak_mb()})
     except EdgekitError as error:
-        answer({"error": str(error)})
+        answer({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
         return error.exit_code
     return 0
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgekit import cache, registry
 from edgekit import recipe as recipes
 from edgekit.runtime.errors import BadFileError, UnsupportedError, UsageError
 from edgekit.runtime.manifest import Labels, Preprocess, State, TensorSpec, sha256_of
-from edgekit.spec import Dataset, Recipe, TaskPlugin
+from edgekit.spec import Dataset, Recipe, Sample, TaskPlugin
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -113,9 +113,22 @@ def samples(recipe: Recipe, split: str) -> Dataset:
     return found
 
 
-def feeds_of(inputs: tuple[TensorSpec, ...], arrays: tuple[Any, ...]) -> Mapping[str, Any]:
-    """A batch of one: each array of a sample under its input's name."""
-    return {spec.name: array[None] for spec, array in zip(inputs, arrays, strict=True)}
+def feeds_of(network: Network, sample: Sample) -> dict[str, np.ndarray]:
+    """A batch of one: the arrays of a sample under their inputs' names, and the initial states."""
+    arrays = zip(network.inputs, sample.inputs, strict=True)
+    return {**{spec.name: array[None] for spec, array in arrays}, **initial_states(network.states)}
+
+
+def initial_states(states: tuple[State, ...]) -> dict[str, np.ndarray]:
+    """The hidden states before the first call, for a batch of one."""
+    import numpy as np
+
+    return {
+        state.input: np.full(
+            [1 if isinstance(dim, str) else dim for dim in state.shape], state.init, "float32"
+        )
+        for state in states
+    }
 
 
 def refuse_graph(path: Path) -> None:

@@ -28,7 +28,8 @@ BATCH = 32
 GOLDEN = 8
 TIMED = 16
 BLOCKS = 6
-CALLS = 32
+CALLS = (8, 32)
+BLOCK_S = 0.8
 
 Feeds = Mapping[str, "np.ndarray"]
 
@@ -59,11 +60,15 @@ def limits_of(recipe: Recipe) -> dict[str, float]:
     return {"rel_l2": limits.rel_l2[recipe.precision], "agreement": limits.agreement[recipe.precision]}
 
 
-def reference_session(network: Network, manifest: Manifest, threads: int = 0) -> Session:
-    """The PyTorch module behind the same face as the engine."""
+def reference_session(network: Network, manifest: Manifest) -> Session:
+    """The PyTorch module behind the same face as the engine, for what is compared and not timed.
+
+    On one thread: beside an engine in the same process, or on a busy machine, PyTorch's threads
+    spend more time waiting for each other than they save.
+    """
     from edgekit.targets.pytorch import ModuleRunner
 
-    runner = ModuleRunner(network.module, network.inputs, network.outputs, network.states, threads)
+    runner = ModuleRunner(network.module, network.inputs, network.outputs, network.states, threads=1)
     return Session(manifest, runner)
 
 
@@ -80,7 +85,7 @@ def spread(trial: Trial, count: int) -> list[Feeds]:
     found.sort(key=lambda sample: sum(array.size for array in sample.inputs))
     step = max(len(found) - 1, 1) / max(count - 1, 1)
     chosen = [found[min(round(step * place), len(found) - 1)] for place in range(min(count, len(found)))]
-    return [feeds_of(trial.network.inputs, sample.inputs) for sample in chosen]
+    return [feeds_of(trial.network, sample) for sample in chosen]
 
 
 def parity(trial: Trial, reference: Session, target: Session) -> list[Check]:
@@ -221,14 +226,22 @@ def _measure(workers: Mapping[str, Worker], middle: int, progress: Progress) -> 
         return lambda done, total: progress("latency, processes in turn", offset + done, rounds)
 
     varying = {name: workers[name].block for name in ("reference", "target")}
-    found = alternate(varying, BLOCKS, CALLS, shown(0))
+    calls = _calls(workers["reference"])
+    found = alternate(varying, BLOCKS, calls, shown(0))
     if "fixed" in workers:
         fixed = {
             "fixed_reference": lambda calls: workers["reference"].block(calls, middle),
             "fixed_target": workers["fixed"].block,
         }
-        found.update(alternate(fixed, BLOCKS, CALLS, shown(BLOCKS)))
+        found.update(alternate(fixed, BLOCKS, calls, shown(BLOCKS)))
     return found
+
+
+def _calls(reference: Worker) -> int:
+    """Calls in a block: as many as fit into BLOCK_S, so that a slow network does not take minutes."""
+    few, many = CALLS
+    usual = sorted(reference.block(few))[few // 2]
+    return max(few, min(many, round(BLOCK_S * 1000 / usual)))
 
 
 def _latency_report(
@@ -297,7 +310,10 @@ def prove(trial: Trial, reference: Session, target: Session, proofs: Sequence[st
     if "accuracy" in proofs:
         found, told = accuracy(trial, reference, target)
         checks += found
-    return Proof(checks=tuple(checks), accuracy=told, layers=count_layers(target))
+    layers = count_layers(target)
+    if trial.recipe.precision == "int8":
+        checks.append(Check("layers.int8", layers.get("int8", 0), 1, at_least=True))
+    return Proof(checks=tuple(checks), accuracy=told, layers=layers)
 
 
 def with_latency(proof: Proof, trial: Trial, folder: Path, manifest: Manifest) -> Proof:

@@ -51,24 +51,11 @@ def calibration(
 ) -> Sequence[Mapping[str, np.ndarray]]:
     """Every sample of the calibration split, one feed each."""
     data = samples(recipe, "calibration")
-    initial = initial_states(network)
     feeds = []
     for index in range(len(data)):
-        feeds.append({**feeds_of(network.inputs, data[index].inputs), **initial})
+        feeds.append(feeds_of(network, data[index]))
         progress("reading calibration samples", index + 1, len(data))
     return feeds
-
-
-def initial_states(network: Network) -> dict[str, np.ndarray]:
-    """The hidden states before the first call, for a batch of one."""
-    import numpy as np
-
-    return {
-        state.input: np.full(
-            [1 if isinstance(dim, str) else dim for dim in state.shape], state.init, "float32"
-        )
-        for state in network.states
-    }
 
 
 def fingerprint(feeds: Sequence[Mapping[str, np.ndarray]]) -> str:

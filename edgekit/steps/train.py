@@ -138,6 +138,8 @@ def _chosen(plan: _Plan) -> dict[str, Any]:
 
 
 def _provenance(plan: _Plan, command: str, seconds: float) -> dict[str, Any]:
+    import torch
+
     sources = plan.data.SOURCES
     packages = sorted({*PACKAGES, *(source.package for source in sources if source.package)})
     return {
@@ -147,6 +149,7 @@ def _provenance(plan: _Plan, command: str, seconds: float) -> dict[str, Any]:
         "train": asdict(plan.options),
         "sources": [{**asdict(source), "version": _version(source.package)} for source in sources],
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "threads": torch.get_num_threads(),
         "seconds": round(seconds, 1),
     }
 

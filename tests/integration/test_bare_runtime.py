@@ -97,7 +97,7 @@ def test_it_proves_itself(shipped: tuple[Board, Path], tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
     assert ran.json["passed"] is True
     checks = {check["name"]: check for check in ran.json["checks"]}
-    assert checks["parity.rel_l2"]["limit"] > checks["parity.rel_l2"]["value"]
+    assert checks["golden.rel_l2"]["limit"] > checks["golden.rel_l2"]["value"]
     assert checks["parity.agreement"]["value"] == 1
     assert {path: sha256_of(path) for path in bundle.rglob("*") if path.is_file()} == before
 

@@ -63,7 +63,11 @@ def test_with_json_a_refusal_is_a_document_too(edgekit: Cli) -> None:
 def test_a_recipe_with_three_faults_names_all_three(edgekit: Cli, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     text = (registry.recipes_folder() / "cnn.toml").read_text()
-    for good, bad in (("classify", "clasify"), ("classes = 10", "classes = true"), ("digits", "digit")):
+    for good, bad in (
+        ('"classify"', '"clasify"'),
+        ("classes = 10", "classes = true"),
+        ('name = "digits"', 'name = "digit"'),
+    ):
         assert good in text
         text = text.replace(good, bad, 1)
     recipe.write_text(text)

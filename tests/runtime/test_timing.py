@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgekit.runtime import timing
-from edgekit.runtime.errors import EdgekitError, SystemRefusedError
+from edgekit.runtime.errors import BadFileError, SystemRefusedError
 from edgekit.runtime.proof import save_pairs
 from edgekit.runtime.timing import Worker, alternate, peak_mb, time_calls
 
@@ -62,7 +62,7 @@ def test_a_worker_times_all_feeds_or_one(feeds: Path) -> None:
 def test_an_error_in_the_worker_is_told(feeds: Path) -> None:
     with (
         Worker(command(feeds, "raise BadFileError('the engine is broken')")) as worker,
-        pytest.raises(EdgekitError, match="the engine is broken"),
+        pytest.raises(BadFileError, match="the engine is broken"),
     ):
         worker.ready()
 
