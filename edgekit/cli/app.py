@@ -30,6 +30,9 @@ app = typer.Typer(
 )
 
 
+INTERRUPTED = 130
+
+
 class Kind(StrEnum):
     """What `edgekit list` can list."""
 
@@ -47,6 +50,8 @@ def run(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(list(arguments), standalone_mode=False, prog_name="edgekit")
+        if code == INTERRUPTED:  # Typer turns KeyboardInterrupt into this
+            return _interrupted(as_json)
         return code if isinstance(code, int) else 0
     except EdgekitError as error:
         return output.refuse(error, as_json)
@@ -71,7 +76,7 @@ def _interrupted(as_json: bool) -> int:
     stop = EdgekitError("interrupted: nothing half-written is left")
     stop.code = "interrupted"
     output.refuse(stop, as_json)
-    return 130
+    return INTERRUPTED
 
 
 def _bug(error: Exception, as_json: bool) -> int:
