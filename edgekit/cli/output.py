@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from edgekit.steps.train import TrainProgress
 
 LOG_EVERY_S = 10.0
+PROSE = ("about", "advice", "found")
+WIDE = 200
 
 Told = Callable[[str, int, int], None]
 
@@ -64,10 +66,10 @@ def table(rows: list[dict[str, Any]], as_json: bool, empty: str) -> None:
         return
     grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for column in rows[0]:
-        grid.add_column(column)
+        grid.add_column(column, no_wrap=column not in PROSE)
     for row in rows:
         grid.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
-    Console(soft_wrap=True).print(grid)
+    Console(width=None if sys.stdout.isatty() else WIDE).print(grid)
 
 
 @contextmanager

@@ -32,7 +32,9 @@ class TrainOptions:
 
     `warm_up` is the share of the steps in which the rate rises, `clip` the largest norm of the
     gradient, `bf16` computes in bfloat16 where that is safe (weights stay float32), `workers` are
-    the processes that make samples, `resume` goes on from the last checkpoint.
+    the processes that make samples, `threads` those that compute (0: as many as torch likes; another
+    number rounds otherwise, so only the same number gives the same bits), `resume` goes on from the
+    last checkpoint.
     """
 
     steps: int = 2000
@@ -43,13 +45,14 @@ class TrainOptions:
     clip: float = 5.0
     validate_every: int = 250
     workers: int = 2
+    threads: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
     bf16: bool = False
     resume: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.validate_every) < 1 or self.workers < 0:
-            raise ValueError("steps, batch and validate_every must be at least 1, workers at least 0")
+        if min(self.steps, self.batch, self.validate_every) < 1 or min(self.workers, self.threads) < 0:
+            raise ValueError("steps, batch and validate_every must be at least 1, workers and threads 0")
         if not (self.learning_rate > 0 and self.clip > 0 and 0 <= self.warm_up < 1):
             raise ValueError("learning_rate and clip must be above 0, warm_up from 0 to below 1")
 

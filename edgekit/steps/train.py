@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -65,12 +66,18 @@ def train(
         SystemRefusedError: `out` cannot be written.
     """
     registry.require(("torch", "safetensors"))
-    plan, started = _planned(recipe), time.perf_counter()
+    plan = _planned(recipe)
+    with _threads(plan.options.threads):
+        return _trained(plan, out, progress or _silent, command)
+
+
+def _trained(plan: _Plan, out: Path, progress: Callable[[TrainProgress], None], command: str) -> Artifact:
+    recipe, started = plan.recipe, time.perf_counter()
     module = _fresh(plan)
     checkpoint = out / f"{recipe.name}.checkpoint.safetensors"
     labels = plan.data.labels(plan.data_options)
     job = _job(plan, module, labels, checkpoint)
-    best = Fitting(job, progress or _silent).run()
+    best = Fitting(job, progress).run()
     samples = gather(plan.data.load("test", plan.data_options, cache.folder()), plan.options.workers)
     scores = evaluate(module, samples, plan.task, labels)
     seconds = time.perf_counter() - started
@@ -79,12 +86,25 @@ def train(
     made_by = _provenance(plan, command or f"edgekit train {recipe.name} --seed {recipe.seed}", seconds)
     made_by |= {
         "scores": _scores(plan.task, best, len(job.validation), scores),
+        "input": _inputs(plan),
         "parameters": _size(module),
         "sha256": sha256_of(weights),
     }
     write_whole(out / f"{recipe.name}.provenance.json", (json.dumps(made_by, indent=2) + "\n").encode())
     checkpoint.unlink(missing_ok=True)
     return _artifact(plan, weights, made_by)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _silent(progress: TrainProgress) -> None:
@@ -160,6 +180,12 @@ def _scores(task: TaskPlugin, validation: float, validated: int, test: np.ndarra
         "validation": {"value": round(validation, 6), "n": validated},
         "test": {"value": round(float(test.mean()), 6), "n": len(test)},
     }
+
+
+def _inputs(plan: _Plan) -> str:
+    """What the network takes: `image float32[batch,1,32,width]`."""
+    specs = plan.model.inputs(plan.model_options)
+    return ", ".join(f"{spec.name} {spec.dtype}[{','.join(map(str, spec.shape))}]" for spec in specs)
 
 
 def _size(module: torch.nn.Module) -> int:
