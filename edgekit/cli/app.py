@@ -306,8 +306,7 @@ def run_(
     """Run a bundle on images, or on named arrays, and print what it says."""
     from edgekit import pipeline
 
-    for path, said in pipeline.run(bundle, inputs, device):
-        output.answer(path, said, json, many=len(inputs) > 1)
+    output.answers(pipeline.run(bundle, inputs, device), json, many=len(inputs) > 1)
     return 0
 
 

@@ -157,11 +157,17 @@ def exported(artifact: Artifact, as_json: bool, quiet: bool) -> None:
                 print(f"  {end[:-1]:<7} {name} [{', '.join(map(str, shape))}]")
 
 
-def answer(path: Path, said: Any, as_json: bool, many: bool) -> None:
-    """Print what a bundle said of one input."""
-    if isinstance(said, dict):
-        said = {name: list(array.shape) for name, array in said.items()}
+def answers(said: Iterator[tuple[Path, Any]], as_json: bool, many: bool) -> None:
+    """Print what a bundle said of each input, as it says it; as JSON, all in one document."""
+    rows = ((path, _told(what)) for path, what in said)
     if as_json:
-        print(json.dumps({"input": str(path), "answer": said}, ensure_ascii=False))
-    else:
-        print(f"{path}\t{said}" if many else said)
+        told = [{"input": str(path), "answer": what} for path, what in rows]
+        print(json.dumps(told, indent=1, ensure_ascii=False))
+        return
+    for path, what in rows:
+        print(f"{path}\t{what}" if many else what)
+
+
+def _told(said: Any) -> Any:
+    """Arrays are told by their shapes."""
+    return {name: list(array.shape) for name, array in said.items()} if isinstance(said, dict) else said

@@ -108,6 +108,8 @@ def test_a_bundle_reads_an_image(compiled: Compiled, edgekit: Cli, tmp_path: Pat
     read = [line.split("\t")[1] for line in ran.out.splitlines()]
     assert sum(one == other for one, other in zip(read, texts, strict=True)) >= 7
     assert edgekit("run", bundle, files[0]).out.strip() == read[0]
+    told = edgekit("run", bundle, *files[:2], "--json").json
+    assert [one["answer"] for one in told] == read[:2]
     with package.open_bundle(bundle) as session:
         assert session.predict(files[0]) == read[0]
 

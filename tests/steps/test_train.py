@@ -18,7 +18,7 @@ from edgekit.steps import _batches, _fitting
 from edgekit.steps.train import TrainProgress, load_weights, train
 from edgekit.tasks import classify, recognize
 
-SMALL = {"steps": 48, "batch": 16, "validate_every": 16, "workers": 0, "learning_rate": 3e-3}
+SMALL = {"steps": 48, "batch": 16, "validate_every": 16, "workers": 0, "threads": 1, "learning_rate": 3e-3}
 NETWORK = {"height": 28, "width": 28, "channels": 1}
 
 
@@ -160,3 +160,10 @@ def test_scores_keep_the_order_of_the_samples() -> None:
         for sample in samples[:20]
     ]
     np.testing.assert_array_equal(scores[:20], alone)
+
+
+def test_threads_are_those_asked_for_and_given_back(tmp_path: Path) -> None:
+    before, seen = torch.get_num_threads(), set()
+    train(recipe(steps=2, threads=1), tmp_path, lambda event: seen.add(torch.get_num_threads()))
+    assert seen == {1}
+    assert torch.get_num_threads() == before
