@@ -12,8 +12,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from edgekit.report import Report, html
-from edgekit.runtime.errors import SystemRefusedError, UsageError
-from edgekit.runtime.manifest import FILE_NAME, Manifest, hashes, write_manifest
+from edgekit.runtime.errors import BadFileError, SystemRefusedError, UsageError
+from edgekit.runtime.manifest import Manifest, file_names, hashes, read_manifest, write_manifest
 
 RUNTIME = Path(__file__).parent / "runtime"
 FACE = '''#!/usr/bin/env python3
@@ -26,7 +26,12 @@ HERE = Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(HERE))
 
-from runtime.face import main  # noqa: E402
+try:
+    from runtime.face import main
+except ModuleNotFoundError as error:
+    print("error: the package {} is not installed".format(error.name), file=sys.stderr)
+    print("  try: pip install {}".format(error.name), file=sys.stderr)
+    sys.exit(3)
 
 if __name__ == "__main__":
     sys.exit(main(HERE))
@@ -50,6 +55,7 @@ def workspace(output: Path) -> Iterator[Path]:
         SystemRefusedError: the folder cannot be written.
     """
     refuse_to_replace(output)
+    output = output.resolve()
     work = output.parent / f".{output.name}.{uuid4().hex[:8]}.tmp"
     try:
         work.mkdir(parents=True)
@@ -73,29 +79,55 @@ def refuse_to_replace(output: Path) -> None:
     """Raise UsageError unless `output` is free, empty or a bundle."""
     if not output.exists() and not output.is_symlink():
         return
-    if output.is_dir() and not output.is_symlink():
-        if (output / FILE_NAME).is_file() or not any(output.iterdir()):
-            return
-        what = "a folder that is no bundle"
+    if output.is_symlink():
+        what = "a symbolic link"
+    elif not output.is_dir():
+        what = "a file"
     else:
-        what = "a symbolic link" if output.is_symlink() else "a file"
+        what = _strange(output)
+        if not what:
+            return
     raise UsageError(
         f"{output} exists and is {what}: it is not replaced", "give another folder with --output"
     )
 
 
-def file_place(output: Path | None, name: str) -> Path:
-    """Where a single file goes: `output`, or `name` in the folder `output`, or `build/NAME`.
+def _strange(output: Path) -> str:
+    """Why a folder is not a bundle that may be replaced; empty when it is one, or holds nothing."""
+    if not any(output.iterdir()):
+        return ""
+    try:
+        known = read_manifest(output).files
+    except BadFileError:
+        return "a folder that is no bundle"
+    strangers = sorted(set(file_names(output)) - set(known))
+    return f"a bundle with a file that is not its own, {strangers[0]}" if strangers else ""
+
+
+@contextmanager
+def whole_file(output: Path | None, name: str) -> Iterator[tuple[Path, Path]]:
+    """A temporary path to write a single file to, and the place it then gets.
+
+    The place is `output`, or `name` in the folder `output`, or `build/NAME`.
 
     Raises:
+        UsageError: the place is taken by a file of another kind.
         SystemRefusedError: the folder cannot be written.
     """
     place = Path("build") / name if output is None else output / name if output.is_dir() else output
+    if place.exists() and (place.suffix != Path(name).suffix or not place.is_file()):
+        raise UsageError(f"{place} exists: it is not replaced", "give another file with --output")
+    fresh = place.with_name(f".{place.name}.{uuid4().hex[:8]}.tmp")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        yield fresh, place
+        fresh.replace(place)
     except OSError as error:
-        raise SystemRefusedError(f"{place.parent} cannot be written: {error.strerror}") from error
-    return place
+        raise SystemRefusedError(
+            f"{place} cannot be written: {error.strerror or error}", "give another place with --output"
+        ) from error
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def furnish(work: Path) -> None:
@@ -112,7 +144,7 @@ def sign_off(work: Path, output: Path, manifest: Manifest, report: Report) -> Ma
     signed = replace(manifest, state=report.state, passed=report.passed, files=hashes(work))
     write_manifest(signed, work)
     refuse_to_replace(output)
-    exchange(work, output)
+    exchange(work, output.resolve())
     return signed
 
 

@@ -16,7 +16,7 @@ from edgekit.report import Report
 from edgekit.runtime.errors import BadFileError, HardwareError, UsageError
 from edgekit.runtime.face import prove as prove_recorded
 from edgekit.runtime.face import read_feeds
-from edgekit.runtime.manifest import Manifest, read_manifest, verify, write_manifest
+from edgekit.runtime.manifest import Manifest, hashes, read_manifest, verify, write_manifest
 from edgekit.runtime.proof import GOLDEN
 from edgekit.runtime.session import Session, open_bundle, open_runner
 from edgekit.spec import PRECISIONS, Artifact, Choice, Progress, Recipe, silent
@@ -61,11 +61,13 @@ def load(
         name = registry.resolve("target", target)
         kept = recipe.target.options if name == recipe.target.name else {}
         recipe = replace(recipe, target=Choice(name=name, options=kept))
+    if seed is not None and (fault := recipes.seed_fault(seed)):
+        raise UsageError(fault, "give another --seed")
     folders = {"test": data, "calibration": calibration}
     return replace(
         recipe,
         precision=precision or recipe.precision,
-        device=device or recipe.device,
+        device=(device or recipe.device).upper(),
         weights=Path(weights) if weights else recipe.weights,
         seed=recipe.seed if seed is None else seed,
         folders={**recipe.folders, **{split: Path(place) for split, place in folders.items() if place}},
@@ -102,7 +104,7 @@ def make(
     with clock("compile"):
         build = compile_engine(network, graph, recipe, work / "engine")
     manifest = describe.manifest(recipe, network, graph, build, plan, work)
-    write_manifest(manifest, work)
+    write_manifest(replace(manifest, files=hashes(work)), work)
     with clock("prove"):
         manifest, proof = _prove(trial, work, manifest, proofs)
     return manifest, _report(recipe, manifest, proof, clock.seconds)
@@ -152,6 +154,8 @@ def _report(recipe: Recipe, manifest: Manifest, proof: Proof, seconds: Mapping[s
 
 
 def _next(report: Report, place: Path) -> str:
+    if any(check.name == "layers.int8" and not check.passed for check in report.checks):
+        return f"no layer runs in int8 on {report.target}: use --precision fp32, or another target"
     if report.state != "deferred":
         return ""
     return f"copy {place} to the device and run there: python3 run.py build"
@@ -182,8 +186,9 @@ def export(recipe: Recipe, output: Path | None = None, progress: Progress = sile
     clock = Clock(progress)
     with clock("load"):
         network = load_network(recipe)
-    with clock("export"):
-        return export_graph(network, recipe, bundle.file_place(output, f"{recipe.name}.onnx"))
+    with clock("export"), bundle.whole_file(output, f"{recipe.name}.onnx") as (fresh, place):
+        graph = export_graph(network, recipe, fresh)
+    return replace(graph, path=place)
 
 
 def check(
@@ -216,7 +221,10 @@ def run(folder: Path, inputs: Sequence[Path], device: str | None = None) -> Iter
     """
     with open_bundle(folder, device) as session:
         for path in inputs:
-            yield path, session.infer(read_feeds(path)) if path.suffix == ".npz" else session.predict(path)
+            yield (
+                path,
+                session.infer(read_feeds(path)) if path.suffix.lower() == ".npz" else session.predict(path),
+            )
 
 
 def _prove_only(
@@ -262,7 +270,12 @@ def _again(
 
 def _recipe_of(folder: Path, manifest: Manifest, device: str | None, data: Path | None) -> Recipe:
     table = {key: value for key, value in manifest.recipe.items() if key != "weights_sha256"}
-    recipe = recipes.parse(table, f"of {folder}", folder)
+    try:
+        recipe = recipes.parse(table, f"of {folder}", folder)
+    except UsageError as error:
+        raise BadFileError(
+            f"{folder} does not say what it was made from: {error.message}", "compile the bundle again"
+        ) from error
     folders = {**recipe.folders, "test": data} if data else recipe.folders
     return replace(recipe, device=device or recipe.device, folders=folders)
 

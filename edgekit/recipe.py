@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
@@ -18,6 +19,8 @@ KINDS = {"model": "model", "task": "task", "data": "data", "quantization": "meth
 SCALARS = ("name", "seed", "weights", "folders")
 BUILT_IN = "built-in:"
 """Before the name of a weights file that lies beside the built-in recipes."""
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+"""Names become names of files and folders, so they cannot hold a path."""
 TARGET_KEYS = ("name", "precision", "device", "options")
 
 
@@ -102,15 +105,17 @@ def parse(table: Mapping[str, Any], where: str, folder: Path, faults: Sequence[s
         found.append(_bad_precision(precision, "target.precision"))
     weights = _text(table, "weights", "", "weights", found)
     seed = table.get("seed", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        found.append(f"seed: {seed!r} is not a whole number of 0 or more")
-        seed = 0
+    if fault := seed_fault(seed):
+        found.append(fault)
+    name = _text(table, "name", "", "name", found)
+    if not NAME.fullmatch(name):
+        found.append(f"name: {name!r} is not made of letters, digits, '-', '_' and '.'")
     folders = _table(table, "folders", found)
     found += _unknown(folders, ("test", "calibration"), "folders.")
     if found:
         raise _faulty(where, found)
     return Recipe(
-        name=_text(table, "name", "", "name", found),
+        name=name,
         **choices,
         train=dict(_table(table, "train", found)),
         export=export,
@@ -142,6 +147,13 @@ def _told_weights(weights: Path) -> str:
     if weights.resolve().parent == registry.recipes_folder().resolve():
         return BUILT_IN + weights.name
     return str(weights.resolve())
+
+
+def seed_fault(seed: Any) -> str:
+    """Why a value is no seed; empty when it is one."""
+    if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32:
+        return ""
+    return f"seed: {seed!r} is not a whole number from 0 to {2**32 - 1}"
 
 
 def _faulty(where: str, faults: Sequence[str]) -> UsageError:
@@ -289,6 +301,16 @@ def _limit_faults(limits: Limits | None) -> list[str]:
         for table in ("rel_l2", "agreement")
         for precision in getattr(limits, table)
         if precision not in PRECISIONS
+    ]
+    faults += [
+        f"limits.rel_l2.{precision}: {limit} is not above 0"
+        for precision, limit in limits.rel_l2.items()
+        if not limit > 0
+    ]
+    faults += [
+        f"limits.agreement.{precision}: {limit} is not from 0 to 1"
+        for precision, limit in limits.agreement.items()
+        if not 0 <= limit <= 1
     ]
     if not 0 < limits.max_drop <= 1:
         faults.append(

@@ -52,6 +52,11 @@ def _stems(paths: Iterable[Path]) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in paths))
 
 
+def is_recipe(name: str) -> bool:
+    """Whether `name` stands for a built-in recipe."""
+    return name.replace("-", "_") in names("recipe")
+
+
 def resolve(kind: str, name: str) -> str:
     """The listed name that `name` stands for; `-` and `_` are the same.
 

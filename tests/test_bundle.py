@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from edgekit.runtime.errors import SystemRefusedError, UsageError
 from edgekit.runtime.manifest import read_manifest, verify
 from tests.runtime.test_manifest import MANIFEST
 
+MADE = replace(MANIFEST, files={"engine/model.onnx": ""})
 REPORT = Report(model="net", target="onnxruntime", device="CPU", precision="fp32", state="proved", bundle="x")
 
 
@@ -18,7 +20,7 @@ def put_together(output: Path, content: str = "engine") -> None:
         (work / "engine").mkdir()
         (work / "engine" / "model.onnx").write_text(content)
         bundle.furnish(work)
-        bundle.sign_off(work, output, MANIFEST, REPORT)
+        bundle.sign_off(work, output, MADE, REPORT)
 
 
 def test_a_bundle_is_whole_and_holds_its_runtime(tmp_path: Path) -> None:
@@ -38,10 +40,8 @@ def test_an_existing_bundle_is_replaced_whole(
         monkeypatch.setattr(bundle, "_swap", lambda one, other: False)
     output = tmp_path / "b"
     put_together(output, "old")
-    (output / "left over").write_text("")
     put_together(output, "new")
     assert (output / "engine" / "model.onnx").read_text() == "new"
-    assert not (output / "left over").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
@@ -62,7 +62,13 @@ def test_what_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
     file, link = tmp_path / "file", tmp_path / "link"
     file.write_text("")
     link.symlink_to(precious)
-    for output in (precious, file, link):
+    app = tmp_path / "web app"
+    app.mkdir()
+    (app / "manifest.json").write_text('{"name": "a web app"}')
+    mine = tmp_path / "mine"
+    put_together(mine)
+    (mine / "notes.txt").write_text("my own")
+    for output in (precious, file, link, app, mine):
         with pytest.raises(UsageError, match="it is not replaced"), bundle.workspace(output):
             pytest.fail("it was entered")
     assert (precious / "chapter.tex").read_text() == "years"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgekit.cli import options, output
-from edgekit.runtime.errors import EdgekitError, HardwareError, UsageError
+from edgekit.runtime.errors import EdgekitError, HardwareError, SystemRefusedError, UsageError
 
 if TYPE_CHECKING:
     from edgekit.report import Report
@@ -50,6 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(list(arguments), standalone_mode=False, prog_name="edgekit")
+        sys.stdout.flush()
         if code == INTERRUPTED:  # Typer turns KeyboardInterrupt into this
             return _interrupted(as_json)
         return code if isinstance(code, int) else 0
@@ -64,6 +65,9 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read standard output has gone
         return 0
+    except OSError as error:
+        said = f"the system refused: {error.strerror or error}"
+        return output.refuse(SystemRefusedError(said, "look at the free space and the permissions"), as_json)
     except Exception as error:  # noqa: BLE001  the last line of defence: every bug becomes exit 70
         return _bug(error, as_json)
 
@@ -284,10 +288,14 @@ def bench(
 
 def _subject(model: str, changes: Sequence[str] | None, said: dict[str, Any], **either: Any) -> Recipe | Path:
     """A bundle's folder, or the recipe that MODEL names."""
-    if not Path(model).is_dir():
+    from edgekit import registry
+
+    if not (Path(model) / "manifest.json").is_file() and (
+        registry.is_recipe(model) or not Path(model).is_dir()
+    ):
         return _recipe(model, changes, **said, **either)
     given = {**said, "set": changes}
-    if strange := [name for name, value in given.items() if value]:
+    if strange := [name for name, value in given.items() if value is not None and value != []]:
         raise UsageError(
             f"{model} is a bundle: --{strange[0]} cannot change it any more", "compile another one with it"
         )

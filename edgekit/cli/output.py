@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ def refuse(error: EdgekitError, as_json: bool) -> int:
     """Say one sentence and what to do next; answers with the exit code."""
     if as_json:
         body = {"code": error.code, "message": error.message, "hint": error.hint}
-        print(json.dumps({"error": body}, ensure_ascii=False))
+        _print_if_possible(json.dumps({"error": body}, ensure_ascii=False))
     from rich.console import Console
     from rich.text import Text
 
@@ -38,6 +39,14 @@ def refuse(error: EdgekitError, as_json: bool) -> int:
     if error.hint:
         console.print(Text("  try: ", style="bold") + Text(error.hint, style="default"))
     return error.exit_code
+
+
+def _print_if_possible(document: str) -> None:
+    """Standard output may be the very thing that failed; the exit code then has to do."""
+    try:
+        print(document, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def tell(report: Report, as_json: bool, quiet: bool) -> None:

@@ -45,7 +45,8 @@ def load_folder(folder: Path, preprocess: Preprocess, labels: Labels) -> FolderD
     """
     try:
         if not folder.is_dir():
-            raise BadFileError(f"the data folder {folder} does not exist", "give a folder of labelled images")
+            what = "is a file" if folder.exists() else "does not exist"
+            raise BadFileError(f"the data folder {folder} {what}", "give a folder of labelled images")
         listed = folder / LABEL_FILE
         pairs = _listed(listed) if listed.is_file() else _by_class(folder)
     except OSError as error:
@@ -65,7 +66,7 @@ def _by_class(folder: Path) -> list[tuple[Path, str, str]]:
 
 def _listed(listed: Path) -> list[tuple[Path, str, str]]:
     try:
-        lines = listed.read_text(encoding="utf-8").splitlines()
+        lines = listed.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise BadFileError(f"{listed} is not UTF-8 text: {error}") from error
     return [_pair(listed, number, line) for number, line in enumerate(lines, 1) if line.strip()]
@@ -77,9 +78,9 @@ def _pair(listed: Path, number: int, line: str) -> tuple[Path, str, str]:
     path = listed.parent / name
     if not tab:
         raise BadFileError(f"{where}: {line!r} is not `file<TAB>label`", "put a tab between file and label")
-    if listed.parent.resolve() not in path.resolve().parents:
+    if name and listed.parent.resolve() not in path.resolve().parents:
         raise BadFileError(f"{where}: {name!r} leaves the folder", "list files of the folder only")
-    if not path.is_file():
+    if not name or not path.is_file():
         raise BadFileError(f"{where}: the image {name!r} does not exist", "correct the line")
     return path, label, where
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from .errors import EdgekitError, UsageError
+from .errors import BadFileError, EdgekitError, SystemRefusedError, UsageError
 from .manifest import read_manifest, verify
 from .proof import GOLDEN, Check, Parity, load_pairs, summary
 from .session import open_bundle, open_runner
@@ -29,6 +30,13 @@ def main(folder: Path, arguments: Optional[Sequence[str]] = None) -> int:
     except EdgekitError as error:
         _refuse(error, options)
         return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read standard output has gone
+        return 0
+    except OSError as error:
+        refused = SystemRefusedError("the system refused: {}".format(error), "look at space and permissions")
+        _refuse(refused, options)
+        return refused.exit_code
     except KeyboardInterrupt:
         return 130
 
@@ -47,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     feed.add_argument("--output", help="write the outputs to this .npz")
     verbs.add_parser("build", parents=[common], help="build the engine on this device")
     hidden = verbs.add_parser("worker", parents=[common])
-    hidden.add_argument("--feeds")
+    hidden.add_argument("--feeds", required=True)
     hidden.add_argument("--shapes", type=json.loads, default={})
     return parser
 
@@ -115,7 +123,9 @@ def infer(folder: Path, options: argparse.Namespace) -> int:
     """Print what the network says of an image, or the outputs for named arrays."""
     path = Path(options.input)
     with open_bundle(folder, options.device, options.threads) as session:
-        if path.suffix != ".npz":
+        if path.suffix.lower() != ".npz":
+            if options.output:
+                raise UsageError("--output takes the outputs for an .npz", "leave it out for an image")
             answer = session.predict(path)
             print(json.dumps({"answer": answer}) if options.json else answer)
             return 0
@@ -131,13 +141,13 @@ def read_feeds(path: Path) -> Dict[str, np.ndarray]:
     """One array per input from an `.npz`.
 
     Raises:
-        UsageError: the file is not there or is no `.npz`.
+        BadFileError: the file is not there or is no `.npz`.
     """
     try:
         with np.load(str(path), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except Exception as error:  # NumPy raises whatever zipfile, zlib and struct raise
-        raise UsageError(
+        raise BadFileError(
             "{} is no .npz of named arrays: {}".format(path, error), "numpy.savez writes one"
         ) from error
 

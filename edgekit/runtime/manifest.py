@@ -12,6 +12,7 @@ from .errors import BadFileError
 
 SCHEMA = 1
 FILE_NAME = "manifest.json"
+STATES = ("proved", "built", "deferred")
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,29 @@ def _manifest(told: Dict[str, Any]) -> Manifest:
         told["preprocess"] = Preprocess(**dict(told["preprocess"], **lists))
     if told["labels"] is not None:
         told["labels"] = Labels(**dict(told["labels"], values=tuple(told["labels"]["values"])))
-    return Manifest(**told)
+    manifest = Manifest(**told)
+    _refuse_nonsense(manifest)
+    return manifest
+
+
+def _refuse_nonsense(manifest: Manifest) -> None:
+    """Raise ValueError for what has the right keys and cannot be a bundle."""
+    engine = manifest.engine
+    if manifest.state not in STATES:
+        raise ValueError("there is no state {!r}".format(manifest.state))
+    if not (manifest.inputs and manifest.outputs):
+        raise ValueError("it has no inputs or no outputs")
+    if not (isinstance(manifest.files, dict) and isinstance(manifest.limits, dict)):
+        raise ValueError("its files or limits are not a table")
+    if not isinstance(engine, dict) or not isinstance(engine.get("kind"), str):
+        raise ValueError("it does not say which engine it has")
+    if manifest.state != "deferred" and engine.get("file") not in manifest.files:
+        raise ValueError("its engine {!r} is not one of its files".format(engine.get("file")))
+    preprocess = manifest.preprocess
+    if preprocess is not None and (
+        min(preprocess.height, preprocess.channels, preprocess.width_multiple) < 1
+    ):
+        raise ValueError("its preprocessing makes an image of no size")
 
 
 def _tensors(items: List[Dict[str, Any]]) -> Tuple[TensorSpec, ...]:
@@ -202,11 +225,15 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def file_names(folder: Path) -> List[str]:
+    """Every file below `folder` but the manifest and compiled Python, with forward slashes, sorted."""
+    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return sorted({path.relative_to(folder).as_posix() for path in files} - {FILE_NAME})
+
+
 def hashes(folder: Path) -> Dict[str, str]:
-    """SHA-256 of every file below `folder` but the manifest, by its path with forward slashes."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    named = {path.relative_to(folder).as_posix(): path for path in files}
-    return {name: sha256_of(path) for name, path in named.items() if name != FILE_NAME}
+    """SHA-256 of every file that `file_names` lists."""
+    return {name: sha256_of(folder / name) for name in file_names(folder)}
 
 
 def verify(folder: Path, manifest: Manifest) -> None:

@@ -28,7 +28,7 @@ def read_image(path: Union[str, Path]) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise BadFileError(f"{path}: no such image file", "check the path; it must name one image")
-    image = _read_npy(path) if path.suffix == ".npy" else _read_with_pillow(path)
+    image = _read_npy(path) if path.suffix.lower() == ".npy" else _read_with_pillow(path)
     return _checked(image, str(path))
 
 

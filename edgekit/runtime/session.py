@@ -135,7 +135,7 @@ def open_runner(
     if folder.resolve() not in path.parents:
         raise BadFileError("{}: {!r} leaves the bundle".format(folder, engine["file"]), "do not use it")
     options = EngineOptions(
-        device=device or manifest.device,
+        device=(device or manifest.device).upper(),
         precision=engine["precision"],
         threads=engine.get("threads", 0) if threads is None else threads,
         shapes=dict(shapes or {}),

@@ -29,9 +29,20 @@ def load_weights(module: torch.nn.Module, path: Path) -> None:
             architecture, or with values that are not finite.
     """
     tensors = read_tensors(path)
+    _check_kind(tensors, path)
     _check_architecture(module.state_dict(), tensors, path)
     _check_finite(tensors, path)
     module.load_state_dict(dict(tensors))
+
+
+def _check_kind(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    import torch
+
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.is_complex() or tensor.is_quantized:
+            raise BadFileError(
+                f"{path}: {name} is sparse, complex or quantized", "save a plain state dict of real numbers"
+            )
 
 
 def save_weights(module: torch.nn.Module, path: Path) -> None:

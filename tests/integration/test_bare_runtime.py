@@ -98,7 +98,7 @@ def test_it_proves_itself(shipped: tuple[Board, Path], tmp_path: Path) -> None:
     assert ran.json["passed"] is True
     checks = {check["name"]: check for check in ran.json["checks"]}
     assert checks["golden.rel_l2"]["limit"] > checks["golden.rel_l2"]["value"]
-    assert checks["parity.agreement"]["value"] == 1
+    assert checks["golden.agreement"]["value"] == 1
     assert {path: sha256_of(path) for path in bundle.rglob("*") if path.is_file()} == before
 
 
@@ -155,7 +155,7 @@ def test_other_outputs_than_pytorch_recorded_are_exit_code_1(
     sign(copy)
     ran = shipped[0](copy / "run.py", "check", cwd=tmp_path)
     assert ran.code == 1, ran.err
-    assert "FAIL parity.rel_l2" in ran.out
+    assert "FAIL golden.rel_l2" in ran.out
     assert ran.out.rstrip().endswith("FAILED")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from edgekit import registry
@@ -141,7 +144,7 @@ def test_a_data_folder_that_is_missing_empty_or_wrong(edgekit: Cli, tmp_path: Pa
     (tmp_path / "file").write_text("")
     for name, sentence in {
         "none": "does not exist",
-        "file": "does not exist",
+        "file": "is a file",
         "empty": "holds no labelled images",
         "wrong": "there is no class 'eleven'",
         "listed": "line 1: the image 'a.png' does not exist",
@@ -209,3 +212,63 @@ def test_an_interrupt_leaves_nothing_half_written(tmp_path: Path, step: str, sen
     assert "interrupted" in said
     assert "Traceback" not in said
     assert not any((tmp_path / "build").iterdir())
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "", ".hidden"])
+def test_a_recipes_name_cannot_leave_the_folder(edgekit: Cli, tmp_path: Path, name: str) -> None:
+    refused(edgekit("export", "cnn", "--set", f"name='{name}'", cwd=tmp_path), 2, "is not made of letters")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_replaces_graphs_only(edgekit: Cli, tmp_path: Path) -> None:
+    notes, graph = tmp_path / "notes.txt", tmp_path / "net.onnx"
+    notes.write_text("mine")
+    graph.write_text("old")
+    refused(edgekit("export", "cnn", "-o", notes), 2, "it is not replaced")
+    assert notes.read_text() == "mine"
+    assert edgekit("export", "cnn", "-o", graph).code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "notes.txt"]
+
+
+@pytest.mark.parametrize("arguments", [["--seed", "-1"], ["--set", "seed=99999999999"]])
+def test_a_seed_is_refused_before_any_work(edgekit: Cli, tmp_path: Path, arguments: list[str]) -> None:
+    refused(edgekit("compile", "cnn", *arguments, cwd=tmp_path), 2, "is not a whole number from 0")
+
+
+def test_standard_output_that_is_full_is_exit_code_7() -> None:
+    command = [sys.executable, "-m", "edgekit", "list", "models", "--json"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    refused(Ran(done.returncode, "", done.stderr), 7, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"engine": {}},
+        {"engine": []},
+        {"files": []},
+        {"files": {}},
+        {"inputs": []},
+        {"limits": None},
+        {"state": "junk"},
+        {"recipe": {}},
+    ],
+    ids=str,
+)
+def test_a_damaged_manifest_is_a_bad_file(
+    compiled: Compiled, edgekit: Cli, tmp_path: Path, damage: dict[str, object]
+) -> None:
+    bundle, _ = compiled("cnn", "onnxruntime", "int8")
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    manifest = copy / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **damage}))
+    refused(edgekit("check", copy), 6, "copy")
+
+
+def test_a_labels_file_as_spreadsheets_write_it(compiled: Compiled, edgekit: Cli, tmp_path: Path) -> None:
+    bundle, _ = compiled("cnn", "onnxruntime", "int8")
+    Image.new("L", (28, 28)).save(tmp_path / "a.png")
+    (tmp_path / "labels.tsv").write_bytes(b"\xef\xbb\xbfa.png\t3\r\n\r\n")
+    assert edgekit("check", bundle, "--data", tmp_path, "--json").json["accuracy"]["samples"] == 1
