@@ -1,14 +1,15 @@
-"""The rows of `edgekit list`: read from recipes, provenance and source files, nothing is imported."""
+"""The rows of `edgekit list`: read from recipes, profiles, provenance and source files; no plug-in is run."""
 
 from __future__ import annotations
 
 import ast
 import json
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgekit import boards as profiles
 from edgekit import registry
 
 
@@ -58,12 +59,30 @@ def targets() -> list[dict[str, Any]]:
 
 
 def boards() -> list[dict[str, Any]]:
-    """Each board's profile."""
-    folder = registry.PACKAGE / "profiles"
-    profiles = {
-        name: tomllib.loads((folder / f"{name}.toml").read_text()) for name in registry.names("board")
+    """Each board's profile; `sm` is the compute capability, `memory` and `dla` span the variants sold."""
+    return [_board(profiles.read(name)) for name in profiles.names()]
+
+
+def _board(board: profiles.Board) -> dict[str, Any]:
+    versions = profiles.versions(board)
+    return {
+        "name": board.name,
+        "title": board.title,
+        "sm": board.compute_capability,
+        "memory": _span(tuple(size >> 10 for size in board.memory_mb), "G"),
+        "precisions": " ".join(board.precisions),
+        "dla": _span(board.dla_cores),
+        "tensorrt": _span(versions),
+        "supported": "yes" if board.supported else "no",
     }
-    return [{"name": name, "about": said.get("about", "")} for name, said in profiles.items()]
+
+
+def _span(values: Sequence[int | str], unit: str = "") -> str:
+    """The first and the last of values in order, or the one that there is."""
+    if not values:
+        return ""
+    first, last = values[0], values[-1]
+    return f"{first}{unit}" if first == last else f"{first}-{last}{unit}"
 
 
 def _facts(name: str, folder: str) -> dict[str, Any]:

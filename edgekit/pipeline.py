@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from edgekit import bundle, registry
+from edgekit import boards, bundle, registry
 from edgekit import recipe as recipes
 from edgekit.report import Report
 from edgekit.runtime.errors import BadFileError, HardwareError, UsageError
@@ -19,9 +19,12 @@ from edgekit.runtime.face import read_feeds
 from edgekit.runtime.manifest import Manifest, hashes, read_manifest, verify, write_manifest
 from edgekit.runtime.proof import GOLDEN
 from edgekit.runtime.session import Session, open_bundle, open_runner
-from edgekit.spec import PRECISIONS, Artifact, Choice, Progress, Recipe, silent
+from edgekit.spec import PRECISIONS, Artifact, Build, Choice, Progress, Recipe, silent
 from edgekit.steps import describe, prove
+from edgekit.steps._graphs import prove_graphs
+from edgekit.steps.check_target import Examination, check_graph, check_recipe, model_findings
 from edgekit.steps.compile import compile_engine
+from edgekit.steps.doctor import board_findings, findings
 from edgekit.steps.export import export as export_graph
 from edgekit.steps.load import Network, refuse_graph, samples
 from edgekit.steps.load import load as load_network
@@ -42,10 +45,14 @@ def load(
     weights: str | Path | None = None,
     data: str | Path | None = None,
     calibration: str | Path | None = None,
+    board: str | None = None,
+    compute_capabilities: Sequence[str] = (),
     seed: int | None = None,
     overrides: Sequence[str] = (),
 ) -> Recipe:
     """The recipe that MODEL names, with what the command line says laid over it.
+
+    `compute_capabilities` such as 8.6 are the GPUs that TensorRT-RTX builds for.
 
     Raises:
         UsageError: an unknown name, or a recipe with faults; all of them are named.
@@ -65,13 +72,26 @@ def load(
         raise UsageError(fault, "give another --seed")
     folders = {"test": data, "calibration": calibration}
     return replace(
-        recipe,
+        _built_for(recipe, compute_capabilities),
+        board=boards.read(board).name if board else recipe.board,
         precision=precision or recipe.precision,
         device=(device or recipe.device).upper(),
         weights=Path(weights) if weights else recipe.weights,
         seed=recipe.seed if seed is None else seed,
         folders={**recipe.folders, **{split: Path(place) for split, place in folders.items() if place}},
     )
+
+
+def _built_for(recipe: Recipe, compute_capabilities: Sequence[str]) -> Recipe:
+    if not compute_capabilities:
+        return recipe
+    if recipe.target.name != "tensorrt_rtx":
+        raise UsageError(
+            f"--compute-capability is for the target tensorrt-rtx, not for {recipe.target.name}",
+            "TensorRT builds for the GPU that is there: leave it out, or take --target tensorrt-rtx",
+        )
+    options = {**recipe.target.options, "compute_capabilities": tuple(compute_capabilities)}
+    return replace(recipe, target=Choice(name=recipe.target.name, options=options))
 
 
 def compile(recipe: Recipe, output: str | Path | None = None, progress: Progress = silent) -> Report:
@@ -102,12 +122,15 @@ def make(
     with clock("quantize"):
         graph, plan = _quantized(network, graph, recipe, progress)
     with clock("compile"):
-        build = compile_engine(network, graph, recipe, work / "engine")
+        build = compile_engine(network, graph, recipe, work / "engine", progress)
     manifest = describe.manifest(recipe, network, graph, build, plan, work)
     write_manifest(replace(manifest, files=hashes(work)), work)
     with clock("prove"):
-        manifest, proof = _prove(trial, work, manifest, proofs)
-    return manifest, _report(recipe, manifest, proof, clock.seconds)
+        if build.deferred:
+            proof = _prove_graphs(trial, work, manifest, build)
+        else:
+            manifest, proof = _prove(trial, work, manifest, proofs)
+    return manifest, _report(recipe, manifest, proof, clock.seconds, build.notes)
 
 
 def _quantized(
@@ -119,12 +142,10 @@ def _quantized(
 
 
 def _prove(trial: Trial, work: Path, manifest: Manifest, proofs: Sequence[str]) -> tuple[Manifest, Proof]:
-    """Record the golden pairs; where the engine can run here, hold it against the reference."""
+    """Record the golden pairs, then hold the engine against the reference."""
     with prove.reference_session(trial.network, manifest) as reference:
         if not (work / GOLDEN).exists():
             prove.record(trial, reference, work / GOLDEN)
-        if manifest.state == "deferred":
-            return manifest, Proof()
         with Session(manifest, open_runner(work, manifest)) as target:
             proof = prove.prove(trial, reference, target, proofs)
             manifest = describe.settled(manifest, target.runner.settings)
@@ -133,7 +154,16 @@ def _prove(trial: Trial, work: Path, manifest: Manifest, proofs: Sequence[str]) 
     return replace(manifest, state="proved"), proof
 
 
-def _report(recipe: Recipe, manifest: Manifest, proof: Proof, seconds: Mapping[str, float]) -> Report:
+def _prove_graphs(trial: Trial, work: Path, manifest: Manifest, build: Build) -> Proof:
+    """Record the golden pairs; no engine can run here, so prove the graphs that it is built from."""
+    with prove.reference_session(trial.network, manifest) as reference:
+        prove.record(trial, reference, work / GOLDEN)
+        return prove_graphs(trial, reference, work, manifest, build)
+
+
+def _report(
+    recipe: Recipe, manifest: Manifest, proof: Proof, seconds: Mapping[str, float], notes: Sequence[str] = ()
+) -> Report:
     deferred = manifest.engine.get("deferred", "")
     return Report(
         model=recipe.name,
@@ -149,16 +179,59 @@ def _report(recipe: Recipe, manifest: Manifest, proof: Proof, seconds: Mapping[s
         plan=manifest.plan,
         environment=describe.environment(),
         timings_s=seconds,
-        notes=(*manifest.lowering, *([deferred] if deferred else [])),
+        notes=(*manifest.lowering, *notes, *([deferred] if deferred else [])),
+        board=recipe.board,
     )
 
 
 def _next(report: Report, place: Path) -> str:
     if any(check.name == "layers.int8" and not check.passed for check in report.checks):
         return f"no layer runs in int8 on {report.target}: use --precision fp32, or another target"
-    if report.state != "deferred":
-        return ""
-    return f"copy {place} to the device and run there: python3 run.py build"
+    if report.state == "deferred":
+        return f"copy {place} to the device and run there: python3 run.py build"
+    if report.state == "built":
+        return f"copy {place} to a machine with such a GPU and run there: python3 run.py check"
+    return ""
+
+
+def check_target(model: str, said: Mapping[str, Any], progress: Progress = silent) -> Examination:
+    """What a recipe or an ONNX file meets on a target and board; `said` is as for `load`.
+
+    Raises:
+        EdgekitError: as `load`; UnsupportedError when the board cannot take the target at all.
+    """
+    if not model.endswith(".onnx"):
+        return check_recipe(load(model, **said), progress)
+    if strange := [key for key in ("weights", "calibration", "seed", "overrides") if said.get(key)]:
+        raise UsageError(f"{model} is a graph: --{strange[0]} means nothing for it", "leave it out")
+    if not said.get("target"):
+        raise UsageError(f"{model} does not say where it is to go", "give --target")
+    board = boards.read(said["board"]).name if said.get("board") else ""
+    return check_graph(Path(model), said["target"], said.get("precision"), board, progress)
+
+
+def doctor(
+    board: str | None = None,
+    model: str | None = None,
+    target: str | None = None,
+    precision: str | None = None,
+    progress: Progress = silent,
+) -> list[dict[str, Any]]:
+    """What this machine can do; or what a board can, and what a model meets there.
+
+    Raises:
+        UsageError: there is no such board, or a model is given without one.
+    """
+    if board is None:
+        if model is not None:
+            raise UsageError("a model is examined for a board", "give --board, see `edgekit list boards`")
+        return findings()
+    rows = board_findings(boards.read(board).name)
+    if model is None:
+        return rows
+    name = target or boards.read(board).targets[0]
+    found = check_target(model, {"target": name, "board": board, "precision": precision}, progress)
+    return rows + model_findings(found)
 
 
 def train(

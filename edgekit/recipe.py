@@ -21,7 +21,7 @@ BUILT_IN = "built-in:"
 """Before the name of a weights file that lies beside the built-in recipes."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 """Names become names of files and folders, so they cannot hold a path."""
-TARGET_KEYS = ("name", "precision", "device", "options")
+TARGET_KEYS = ("name", "precision", "device", "board", "options")
 
 
 def find(model: str) -> Path:
@@ -122,6 +122,7 @@ def parse(table: Mapping[str, Any], where: str, folder: Path, faults: Sequence[s
         precision=precision,
         limits=limits,
         device=_text(target, "device", "", "target.device", found),
+        board=_text(target, "board", "", "target.board", found),
         seed=seed,
         weights=_inside(folder, weights) if weights else None,
         folders={split: Path(str(place)) for split, place in folders.items()},
@@ -137,7 +138,12 @@ def told(recipe: Recipe) -> dict[str, Any]:
         **{key: asdict(getattr(recipe, key)) for key in ("model", "task", "data", "quantization")},
         "train": dict(recipe.train),
         "export": asdict(recipe.export),
-        "target": {**asdict(recipe.target), "precision": recipe.precision, "device": recipe.device},
+        "target": {
+            **asdict(recipe.target),
+            "precision": recipe.precision,
+            "device": recipe.device,
+            "board": recipe.board,
+        },
         "limits": {key: value for key, value in asdict(recipe.limits).items() if value is not None},
         "folders": {split: str(folder) for split, folder in recipe.folders.items()},
     }

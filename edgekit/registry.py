@@ -44,7 +44,7 @@ def names(kind: str) -> tuple[str, ...]:
     if kind == "recipe":
         return _stems(recipes_folder().glob("*.toml"))
     if kind == "board":
-        return _stems((PACKAGE / "profiles").glob("*.toml"))
+        return _stems((PACKAGE / "profiles").glob("[!_]*.toml"))
     return _stems(path for path in (PACKAGE / FOLDERS[kind]).glob("*.py") if not path.stem.startswith("_"))
 
 

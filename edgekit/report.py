@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SCHEMA = 1
+PARTS = {
+    "h2d_ms": "copy in",
+    "compute_ms": "compute",
+    "d2h_ms": "copy out",
+    "end_to_end_ms": "end to end",
+}
 SIDE = ("p50_ms", "p90_ms", "p99_ms", "throughput", "peak_mb")
 
 
@@ -37,11 +43,14 @@ class Report:
     timings_s: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     next: str = ""
+    board: str = ""
 
     @property
     def passed(self) -> bool | None:
-        """Whether every check passed; None when nothing was proved."""
-        return all(check.passed for check in self.checks) if self.state == "proved" else None
+        """Whether every check passed; None when none failed and the engine itself was not proved."""
+        if not all(check.passed for check in self.checks):
+            return False
+        return True if self.state == "proved" else None
 
     def told(self) -> dict[str, Any]:
         """As it is written: plain data, `passed` included."""
@@ -74,7 +83,8 @@ def show(report: Report, console: Console) -> None:
 
 
 def _title(report: Report) -> str:
-    return f"{report.model} on {report.target} ({report.device}), {report.precision}"
+    place = report.board or report.device
+    return f"{report.model} on {report.target} ({place}), {report.precision}"
 
 
 def _row(check: Check) -> tuple[str, str]:
@@ -105,7 +115,8 @@ def lines(report: Report) -> list[tuple[str, str]]:
         found += [("latency", line) for line in latency_lines(report.latency)]
     if report.layers:
         counted = ", ".join(f"{count} {precision}" for precision, count in report.layers.items())
-        found.append(("layers", f"as the engine runs them: {counted}"))
+        who = "engine runs" if report.state == "proved" else "builder made"
+        found.append(("layers", f"as the {who} them: {counted}"))
     found += [("note", note) for note in report.notes]
     if report.timings_s:
         spent = ", ".join(f"{step} {seconds:.1f}" for step, seconds in report.timings_s.items())
@@ -134,6 +145,10 @@ def latency_lines(latency: Mapping[str, Any]) -> list[str]:
     if fixed := latency.get("fixed_shape"):
         shape = ", ".join(f"{dim} {size}" for dim, size in fixed["shape"].items())
         found.append(f"fixed to {shape}: {_pair(fixed)}")
+    if parts := latency["target"].get("parts"):
+        found.append(
+            "of that, on the device: " + ", ".join(f"{PARTS[part]} {parts[part]:.3f} ms" for part in parts)
+        )
     threads = latency.get("threads")
     found.append(f"boundary: {latency['boundary']}, arrays in and out, batch 1, {threads} threads")
     return found

@@ -55,6 +55,41 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Own:
+    """A user's own network, as the command line or `[network]` of a recipe says it.
+
+    `source` is `package.module:function`, or the path of a `.onnx` or `.pt2` file; modules are
+    imported from `folder`. `states` pairs an input with the output that feeds it. What is left
+    empty is inferred, and said.
+    """
+
+    source: str
+    folder: Path
+    inputs: tuple[TensorSpec, ...] = ()
+    states: tuple[tuple[str, str], ...] = ()
+    preprocess: Preprocess | None = None
+    metric: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a source gives: a PyTorch module in eval mode, or else the path of an ONNX file.
+
+    The module takes the inputs, then the states, each in the order given here, as positional
+    tensors, and returns a flat tuple: the outputs, then the final states. `sha256` stands for the
+    weights, `notes` say what was inferred.
+    """
+
+    module: torch.nn.Module | None
+    graph: Path | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    states: tuple[State, ...]
+    sha256: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides what a bundle contains. Made by `recipe.py`, never changed."""
 
@@ -70,6 +105,8 @@ class Recipe:
     limits: Limits
     device: str = ""
     """Empty: the one that the target's options name."""
+    board: str = ""
+    """The profile of the board that it is for; empty: any."""
     seed: int = 0
     weights: Path | None = None
     folders: Mapping[str, Path] = field(default_factory=dict)
@@ -91,12 +128,32 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Why a graph cannot go to a target: the ONNX node, the module it came from, and the cure."""
+    """What a graph meets on a target: the ONNX node, the module it came from, and the cure.
+
+    `severity` is `error` (it cannot go there), `warning` (it can, and something will hurt) or
+    `cured` (edgekit changes the graph by itself); `rule` names what was looked for, and `versions`
+    says where it holds, such as `TensorRT 8.5`; empty means everywhere.
+    """
 
     node: str
     module: str
     reason: str
     cure: str = ""
+    severity: str = "error"
+    rule: str = ""
+    versions: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """What a network is fed: its inputs, states last, and the sizes that real data has.
+
+    `seen` holds one size per sample for each dynamic dimension that was looked at, `batch` not
+    among them; it decides where an engine is tuned, never what it takes.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    seen: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,9 +260,12 @@ class QuantizationPlugin(Protocol):
 class Build:
     """What a target has made: the engine's main file and every change made to the canonical graph.
 
-    `engine` None means that the hardware to build it is not here: `deferred` says why, and `kit` is
-    what the device needs to build it. `settings` go into the manifest; its `precision` is the
-    floating precision that the engine is opened in.
+    `engine` None means that the hardware to build it is not here, and `kit` is what the device needs
+    to build it. `deferred` says why nothing can be proved here; empty when it can. `settings` go
+    into the manifest; its `precision` is the floating precision that the engine is opened in.
+    `layers` counts the layers by precision where the builder tells them, `built_on` says on which
+    machine an engine that is tied to one was built, `notes` are for the report. `ranges` are the
+    sizes of the dynamic dimensions that the engine takes, where they are fewer than the network's.
     """
 
     engine: Path | None
@@ -213,16 +273,22 @@ class Build:
     settings: Mapping[str, Any] = field(default_factory=dict)
     deferred: str = ""
     kit: Mapping[str, Any] = field(default_factory=dict)
+    layers: Mapping[str, int] = field(default_factory=dict)
+    built_on: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class TargetPlugin(Protocol):
     """`targets/x.py`, the build half of a target; its run half is `runtime/engines/x.py`.
 
-    `Options` has `device` and `threads` (0 means one per usable core). Two more functions are
-    optional. `ready(precision)` says why no engine can be built on this machine (None: it can), and
-    `kit(graph, inputs, precision, options)` what the device then needs to build it.
+    `Options` has `device` and `threads` (0 means one per usable core). What follows is optional.
+    `ready(precision, options)` says why no engine can be built on this machine (None: it can), and
+    `kit(graph, shapes, precision, options)` what the device then needs to build it.
     `compile_module(module, inputs, outputs, states, precision, options, out)` takes the place of
-    `compile` where the engine is not made from ONNX.
+    `compile` where the engine is not made from ONNX. `examine(graph, precision, versions)` tells
+    all that a graph meets there, and `trial(graph, shapes, precision, options)` builds it on trial
+    with what is installed.
     """
 
     REQUIRES: tuple[str, ...]
@@ -230,4 +296,13 @@ class TargetPlugin(Protocol):
     Options: type[Any]
 
     def supports(self, graph: onnx.ModelProto, precision: str, /) -> list[Problem]: ...
-    def compile(self, graph: Path, precision: str, options: Any, out: Path, /) -> Build: ...
+    def compile(
+        self,
+        graph: Path,
+        shapes: Shapes,
+        precision: str,
+        options: Any,
+        out: Path,
+        progress: Progress = silent,
+        /,
+    ) -> Build: ...

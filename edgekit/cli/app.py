@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -16,7 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgekit.cli import options, output
-from edgekit.runtime.errors import EdgekitError, HardwareError, SystemRefusedError, UsageError
+from edgekit.runtime.errors import (
+    EdgekitError,
+    HardwareError,
+    SystemRefusedError,
+    UnsupportedError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from edgekit.report import Report
@@ -108,11 +115,14 @@ def _recipe(
     return pipeline.load(model, overrides=changes or (), **said)
 
 
-def _finish(report: Report, as_json: bool, quiet: bool, kit: bool = False) -> int:
-    """Print a report; 0 passed, 1 a check failed, 5 not proved because the hardware is elsewhere."""
+def _finish(report: Report, as_json: bool, quiet: bool, asked: bool = False) -> int:
+    """Print a report; 0 passed, 1 a check failed, 5 not proved because the hardware is elsewhere.
+
+    `asked` means that just that was asked for: a kit, or an engine for GPUs that are not here.
+    """
     output.tell(report, as_json, quiet)
     if report.passed is None:
-        return 0 if kit else HardwareError.exit_code
+        return 0 if asked else HardwareError.exit_code
     return 0 if report.passed else 1
 
 
@@ -126,12 +136,51 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], json: opt
 
 
 @app.command()
-def doctor(json: options.Json = False) -> int:
-    """Say what this machine can do, and what is missing for the rest."""
-    from edgekit.steps import doctor as step
+def doctor(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="Also say what this model meets on the board.")
+    ] = None,
+    board: options.Board = None,
+    target: options.Target = None,
+    precision: options.Precision = None,
+    json: options.Json = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Say what this machine can do, or a board, and what is missing for the rest."""
+    from edgekit import pipeline
 
-    output.table(step.findings(), json, empty="")
+    with output.progress(quiet, verbose) as progress:
+        rows = pipeline.doctor(board, model, target, precision, progress)
+    output.table(rows, json, empty="")
     return 0
+
+
+@app.command("check-target")
+def check_target(
+    model: options.ModelOrGraph,
+    target: options.Target = None,
+    board: options.Board = None,
+    precision: options.Precision = None,
+    weights: options.Weights = None,
+    calibration: options.Calibration = None,
+    seed: options.Seed = None,
+    set_: options.Set = None,
+    json: options.Json = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Say whether a model can go to a target and board, node by node, before anything is built."""
+    from edgekit import pipeline
+
+    said = {
+        "target": target, "board": board, "precision": precision, "weights": weights,
+        "calibration": calibration, "seed": seed, "overrides": set_ or (),
+    }  # fmt: skip
+    with output.progress(quiet, verbose) as progress:
+        found = pipeline.check_target(model, said, progress)
+    output.examined(found, json, quiet)
+    return 0 if found.passed else UnsupportedError.exit_code
 
 
 @app.command()
@@ -216,6 +265,8 @@ def compile(
     weights: options.Weights = None,
     data: options.Data = None,
     calibration: options.Calibration = None,
+    board: options.Board = None,
+    compute_capability: options.Capabilities = None,
     kit: options.Kit = False,
     seed: options.Seed = None,
     set_: options.Set = None,
@@ -228,11 +279,20 @@ def compile(
 
     recipe = _recipe(
         model, set_, target=target, precision=precision, device=device, weights=weights, data=data,
-        calibration=calibration, seed=seed,
+        calibration=calibration, board=board, compute_capabilities=_capabilities(compute_capability),
+        seed=seed,
     )  # fmt: skip
     with output.progress(quiet, verbose) as progress:
         report = pipeline.compile(recipe, out, progress)
-    return _finish(report, json, quiet, kit)
+    return _finish(report, json, quiet, asked=kit or compute_capability is not None)
+
+
+def _capabilities(said: str | None) -> tuple[str, ...]:
+    """`8.6,8.9` in parts; anything else is refused before work begins."""
+    parts = tuple(part.strip() for part in said.split(",")) if said else ()
+    if said is not None and not (parts and all(re.fullmatch(r"\d{1,2}\.\d", part) for part in parts)):
+        raise UsageError(f"{said!r} is no list of compute capabilities", "write them as 8.6,8.9,12.0")
+    return tuple(dict.fromkeys(parts))
 
 
 @app.command()
@@ -318,4 +378,6 @@ def run_(
     return 0
 
 
-VERBS = ("list", "doctor", "train", "export", "quantize", "compile", "check", "bench", "run")
+VERBS = (
+    "list", "doctor", "check-target", "train", "export", "quantize", "compile", "check", "bench", "run",
+)  # fmt: skip

@@ -14,8 +14,12 @@ ModelOrBundle = Annotated[
     str, typer.Argument(metavar="MODEL", help="A bundle folder, a built-in name or a recipe.toml.")
 ]
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `edgekit compile` wrote.")]
+ModelOrGraph = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A built-in name, a recipe.toml or an ONNX file.")
+]
 Target = Annotated[
-    str | None, typer.Option("--target", "-t", help="Engine: onnxruntime, openvino, pytorch, tensorrt.")
+    str | None,
+    typer.Option("--target", "-t", help="Engine: onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx."),
 ]
 Precision = Annotated[
     str | None, typer.Option("--precision", "-p", help="fp32, fp16, bf16 or int8; the recipe's by default.")
@@ -25,6 +29,13 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where to wr
 Weights = Annotated[Path | None, typer.Option(help="Your own weights: .safetensors or .pt.")]
 Data = Annotated[Path | None, typer.Option(help="Your own labelled images to prove it on: a folder.")]
 Calibration = Annotated[Path | None, typer.Option(help="Your own labelled images to calibrate int8 on.")]
+Board = Annotated[str | None, typer.Option(help="Profile of the board it is for: see `edgekit list boards`.")]
+Capabilities = Annotated[
+    str | None,
+    typer.Option(
+        "--compute-capability", metavar="8.6,8.9,...", help="GPUs that TensorRT-RTX builds for without them."
+    ),
+]
 Kit = Annotated[bool, typer.Option("--kit", help="Ask for a build kit: exit 0 when one was written.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random; the recipe's by default.")]
 Set = Annotated[

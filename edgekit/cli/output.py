@@ -17,11 +17,13 @@ from edgekit.runtime.errors import EdgekitError
 if TYPE_CHECKING:
     from edgekit.report import Report
     from edgekit.spec import Artifact
+    from edgekit.steps.check_target import Examination
     from edgekit.steps.train import TrainProgress
 
 LOG_EVERY_S = 10.0
 PROSE = ("about", "advice", "found")
 WIDE = 200
+SEVERITY = {"error": "bold red", "warning": "yellow", "cured": "green"}
 
 Told = Callable[[str, int, int], None]
 
@@ -151,6 +153,51 @@ def trained(artifact: Artifact, as_json: bool, quiet: bool) -> None:
         test = scores["test"]
         print(f"{scores['metric']} {100 * test['value']:.2f}% on {test['n']} held-out samples")
         print(f"{artifact.path}: {told['parameters']} parameters, {told['seconds']:.0f} s")
+
+
+def examined(found: Examination, as_json: bool, quiet: bool) -> None:
+    """Say what a model meets on a target: what stops it first, the verdict last."""
+    if as_json:
+        print(json.dumps(found.told(), indent=1, ensure_ascii=False))
+        return
+    if quiet:
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    from edgekit.steps.check_target import by_severity
+
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(_aim(found), style="bold")
+    for one in by_severity(found.findings):
+        where = " of module ".join(part for part in (one.node, one.module) if part)
+        console.print(Text(f"{one.severity:<8}", SEVERITY.get(one.severity, "")), Text(where or "the graph"))
+        for word, said in (("", one.reason), ("where: ", one.versions), ("cure: ", one.cure)):
+            if said:
+                console.print(Text(f"         {word}{said}"))
+    console.print(Text("trial    ", "cyan"), Text(trial_line(found)), sep="")
+    console.print(
+        "[bold green]CAN GO THERE[/bold green]" if found.passed else "[bold red]CANNOT GO THERE[/bold red]"
+    )
+
+
+def _aim(found: Examination) -> str:
+    at = f" on {found.board}" if found.board else ""
+    versions = f" (TensorRT {', '.join(found.versions)})" if found.versions else ""
+    return f"{found.model} for {found.target}{at}{versions}, {found.precision}"
+
+
+def trial_line(found: Examination) -> str:
+    """What the trial build came to, and what it does not show."""
+    trial = found.trial
+    if trial is None:
+        refused = any(one.severity == "error" for one in found.findings)
+        return "none: the rules refuse it already" if refused else "none: tensorrt-rtx is not installed here"
+    foreign = ", which is not the TensorRT of the board" if found.target == "tensorrt" else ""
+    if not trial["built"]:
+        return f"{trial['by']}{foreign}, refused it: {trial['said']}"
+    layers = ", ".join(f"{count} {precision}" for precision, count in trial.get("layers", {}).items())
+    return f"{trial['by']}{foreign}, built it" + (f": {layers} layers" if layers else "")
 
 
 def exported(artifact: Artifact, as_json: bool, quiet: bool) -> None:

@@ -7,18 +7,19 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, TextIO
 
 import numpy as np
 
 from .errors import BadFileError, EdgekitError, SystemRefusedError, UsageError
 from .manifest import read_manifest, verify
 from .proof import GOLDEN, Check, Parity, load_pairs, summary
-from .session import open_bundle, open_runner
+from .session import Session, open_bundle, open_runner
 from .timing import Worker, alternate, serve
 
 BLOCKS = 5
 CALLS = 40
+BUILDERS = ("tensorrt", "tensorrt_rtx")
 
 
 def main(folder: Path, arguments: Optional[Sequence[str]] = None) -> int:
@@ -53,7 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     feed = verbs.add_parser("infer", parents=[common], help="run it on an image or on named arrays")
     feed.add_argument("input", help="an image, or an .npz with one array per input")
     feed.add_argument("--output", help="write the outputs to this .npz")
-    verbs.add_parser("build", parents=[common], help="build the engine on this device")
+    made = verbs.add_parser("build", parents=[common], help="build the engine on this device and prove it")
+    made.add_argument("--workspace-mb", type=int, help="memory that the builder's kernels may use, in MB")
+    made.add_argument("--dla", type=int, help="number of a DLA core; what it does not take runs on the GPU")
+    made.add_argument("--no-bench", action="store_true", help="do not measure the latency")
+    made.add_argument("--output", type=Path, help="folder of the built bundle; default: NAME-built beside it")
     hidden = verbs.add_parser("worker", parents=[common])
     hidden.add_argument("--feeds", required=True)
     hidden.add_argument("--shapes", type=json.loads, default={})
@@ -84,11 +89,15 @@ def check(folder: Path, options: argparse.Namespace) -> int:
 def prove(folder: Path, device: Optional[str] = None, threads: Optional[int] = None) -> List[Check]:
     """Parity of the bundle's engine, on this machine, with the PyTorch outputs recorded in it."""
     with open_bundle(folder, device, threads) as session:
-        manifest = session.manifest
-        parity = Parity(manifest.labels)
-        for feed, expected in zip(*load_pairs(folder / GOLDEN)):
-            parity.add(expected, session.infer(feed))
-    return parity.checks(manifest.limits, "golden")
+        return golden_checks(session, folder)
+
+
+def golden_checks(session: Session, folder: Path) -> List[Check]:
+    """Parity of an open engine with the outputs recorded in the bundle in `folder`."""
+    parity = Parity(session.manifest.labels)
+    for feed, expected in zip(*load_pairs(folder / GOLDEN)):
+        parity.add(expected, session.infer(feed))
+    return parity.checks(session.manifest.limits, "golden")
 
 
 def _line(item: Check) -> str:
@@ -102,21 +111,29 @@ def _line(item: Check) -> str:
 def bench(folder: Path, options: argparse.Namespace) -> int:
     """Time the engine in a process of its own on the recorded inputs."""
     verify(folder, read_manifest(folder))
-    command = [sys.executable, str(folder / "run.py"), "worker", "--feeds", str(folder / GOLDEN)]
-    command += ["--device", options.device] if options.device else []
-    command += ["--threads", str(options.threads)] if options.threads else []
-    with Worker(command) as process:
-        process.ready()
-        times = alternate({"target": process.block}, BLOCKS, CALLS)["target"]
-        process.close()
-        told: Dict[str, Any] = dict(summary(times), peak_mb=process.peak_mb, boundary="engine")
-        told["settings"] = process.settings
+    told = measure(folder, options.device, options.threads)
     if options.json:
         print(json.dumps(told, indent=1))
     else:
         print("p50 {p50_ms:.2f} ms  p90 {p90_ms:.2f} ms  p99 {p99_ms:.2f} ms".format(**told))
         print("{throughput:.1f} inferences/s, peak memory {peak_mb} MB".format(**told))
     return 0
+
+
+def measure(folder: Path, device: Optional[str] = None, threads: Optional[int] = None) -> Dict[str, Any]:
+    """Latency of the bundle's engine in milliseconds, and what the engine says it was set to."""
+    command = [sys.executable, str(folder / "run.py"), "worker", "--feeds", str(folder / GOLDEN)]
+    command += ["--device", device] if device else []
+    command += ["--threads", str(threads)] if threads else []
+    with Worker(command) as process:
+        process.ready()
+        times = alternate({"target": process.block}, BLOCKS, CALLS)["target"]
+        process.close()
+        told: Dict[str, Any] = dict(summary(times), peak_mb=process.peak_mb, boundary="engine")
+        told["settings"] = process.settings
+        if process.parts:
+            told["parts"] = {name: round(float(np.median(part)), 4) for name, part in process.parts.items()}
+    return told
 
 
 def infer(folder: Path, options: argparse.Namespace) -> int:
@@ -153,16 +170,47 @@ def read_feeds(path: Path) -> Dict[str, np.ndarray]:
 
 
 def build(folder: Path, options: argparse.Namespace) -> int:
-    """Build the engine from `model.onnx` on this device."""
+    """Build the engine from the kit's graph on this device, prove it and time it."""
     manifest = read_manifest(folder)
     verify(folder, manifest)
-    if manifest.target != "tensorrt":
+    if manifest.target not in BUILDERS:
         raise UsageError("this bundle has its engine: there is nothing to build", "python run.py check")
-    from .build import build_bundle
+    from .build import BuildOptions, build_bundle
+    from .build_report import lines
 
-    made = build_bundle(folder, manifest)
-    print("built {}; prove it: python {} check".format(made, made / "run.py"))
-    return 0
+    asked = BuildOptions(
+        options.device, options.workspace_mb, options.dla, not options.no_bench, options.output
+    )
+    with Narrator(sys.stderr) as narrator:
+        outcome = build_bundle(folder, manifest, asked, narrator)
+    print(json.dumps(outcome.report, indent=1) if options.json else "\n".join(lines(outcome.report)))
+    return outcome.exit_code
+
+
+class Narrator:
+    """Progress in plain lines: each step once, and how far it is where somebody looks on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._live = stream.isatty()
+        self._step = ""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self._live:
+            far = "  {}/{}".format(done, total) if total else ""
+            self._stream.write("\r\x1b[K{}{}".format(what, far))
+        elif not total and what != self._step:
+            self._stream.write(what + "\n")
+        self._stream.flush()
+        self._step = what
+
+    def __enter__(self) -> "Narrator":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live and self._step:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
 
 
 def worker(folder: Path, options: argparse.Namespace) -> int:

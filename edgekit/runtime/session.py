@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Dict, Mapping, Optional, Type, Union
@@ -13,6 +14,9 @@ from .engines import EngineOptions, Runner, load_engine
 from .errors import BadFileError, HardwareError, UsageError
 from .manifest import Manifest, read_manifest, verify
 from .preprocess import prepare, read_image
+
+HOST_CODE = "EDGEKIT_HOST_CODE"
+"""Set to 1 by who trusts a bundle: a version-compatible plan carries machine code of its own."""
 
 
 class Session:
@@ -139,5 +143,8 @@ def open_runner(
         precision=engine["precision"],
         threads=engine.get("threads", 0) if threads is None else threads,
         shapes=dict(shapes or {}),
+        cuda_graph=engine.get("settings", {}).get("cuda_graph", False) not in (False, "off"),
+        built_on=dict(engine.get("built_on") or {}),
+        host_code=os.environ.get(HOST_CODE) == "1",
     )
     return load_engine(engine["kind"], path, options)

@@ -34,6 +34,11 @@ class Worker:
         )
         self.settings: Dict[str, Any] = {}
         self.peak_mb: Optional[float] = None
+        self.parts: Dict[str, List[float]] = {}
+        """Milliseconds of the parts of each call (copies, compute), from a runner that has `timings`.
+
+        As in `alternate`, the first call of a block is not counted.
+        """
 
     def ready(self) -> None:
         """Wait until the runner is open and warm."""
@@ -42,7 +47,10 @@ class Worker:
     def block(self, calls: int, feed: Optional[int] = None) -> List[float]:
         """Milliseconds of `calls` calls, over all feeds in turn or over feed number `feed` alone."""
         self._ask({"calls": calls, "feed": feed})
-        times: List[float] = self._answer()["ms"]
+        answer = self._answer()
+        for name, part in answer.get("parts", {}).items():
+            self.parts.setdefault(name, []).extend(part[1:])
+        times: List[float] = answer["ms"]
         return times
 
     def close(self) -> None:
@@ -130,7 +138,7 @@ def serve(open_runner: Callable[[], Runner], feeds_file: Path, warm_up: int = 2)
                 question = json.loads(line)
                 if question["calls"] == 0:
                     break
-                answer({"ms": time_calls(runner, _chosen(feeds, question["feed"]), question["calls"])})
+                answer(_block(runner, _chosen(feeds, question["feed"]), question["calls"]))
             answer({"peak_mb": peak_mb()})
     except EdgekitError as error:
         answer({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
@@ -142,14 +150,31 @@ def _chosen(feeds: List[Dict[str, np.ndarray]], number: Optional[int]) -> List[D
     return feeds if number is None else [feeds[number]]
 
 
-def time_calls(runner: Runner, feeds: Sequence[Mapping[str, np.ndarray]], calls: int) -> List[float]:
-    """Milliseconds of each call: NumPy arrays in, NumPy arrays out."""
+def _block(runner: Runner, feeds: Sequence[Mapping[str, np.ndarray]], calls: int) -> Dict[str, Any]:
+    parts: Dict[str, List[float]] = {}
+    times = time_calls(runner, feeds, calls, parts)
+    return {"ms": times, "parts": parts} if parts else {"ms": times}
+
+
+def time_calls(
+    runner: Runner,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    calls: int,
+    parts: Optional[Dict[str, List[float]]] = None,
+) -> List[float]:
+    """Milliseconds of each call: NumPy arrays in, NumPy arrays out.
+
+    `parts` collects what a runner's `timings` say of each call, where it has them.
+    """
     times = []
     for number in range(calls):
         feed = feeds[number % len(feeds)]
         start = time.perf_counter()
         runner.infer(feed)
         times.append((time.perf_counter() - start) * 1000)
+        if parts is not None:
+            for name, part in getattr(runner, "timings", {}).items():
+                parts.setdefault(name, []).append(part)
     return times
 
 

@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from edgekit import boards, registry
 from edgekit import recipe as recipes
-from edgekit import registry
 from edgekit.runtime.engines import usable_cores
 from edgekit.runtime.errors import UnsupportedError
 from edgekit.runtime.manifest import with_states
-from edgekit.spec import Artifact, Build, Problem, Recipe
-from edgekit.steps.load import Network
+from edgekit.spec import Artifact, Build, Choice, Problem, Progress, Recipe, Shapes, silent
+from edgekit.steps.load import Network, samples
+
+SEEN = 256
+"""Samples whose sizes decide where an engine is tuned."""
 
 
-def compile_engine(network: Network, graph: Artifact, recipe: Recipe, out: Path) -> Build:
+def compile_engine(
+    network: Network, graph: Artifact, recipe: Recipe, out: Path, progress: Progress = silent
+) -> Build:
     """Write the engine of `recipe.target` into the folder `out`.
 
     Raises:
         MissingPackageError: the target's package is not installed.
-        UnsupportedError: the target does not take the graph or the precision; names node and module.
+        UnsupportedError: the target does not take the graph or the precision, or the board not the
+            target; names node and module.
         HardwareError: the device is not here.
     """
     import onnx
 
-    target = registry.load("target", recipe.target.name)
-    options = recipes.options_of(target, recipe.target)
-    options = replace(options, device=recipe.device or options.device)
+    target, options = target_of(recipe.target, recipe.board, recipe.device)
     refuse(target.supports(onnx.load(graph.path), recipe.precision), recipe)
-    if hasattr(target, "ready") and (reason := target.ready(recipe.precision)):
-        inputs, _ = with_states(graph.inputs, graph.outputs, graph.states)
-        kit = target.kit(graph.path, inputs, recipe.precision, options)
-        return Build(engine=None, settings={"device": options.device}, deferred=reason, kit=kit)
+    shapes = shapes_of(network, graph, recipe, options)
+    if hasattr(target, "ready") and (reason := target.ready(recipe.precision, options)):
+        kit = target.kit(graph.path, shapes, recipe.precision, options)
+        kit.update(_software(recipe, kit["oldest"]))
+        settings = {"device": options.device}
+        ranges = kit.pop("ranges")
+        return Build(
+            engine=None, settings=settings, deferred=reason, kit=kit, notes=_needs(kit), ranges=ranges
+        )
     registry.require(target.REQUIRES)
     out.mkdir()
     if hasattr(target, "compile_module"):
@@ -39,8 +50,67 @@ def compile_engine(network: Network, graph: Artifact, recipe: Recipe, out: Path)
             network.module, network.inputs, network.outputs, network.states, recipe.precision, options, out
         )
         return built
-    made: Build = target.compile(graph.path, recipe.precision, options, out)
+    made: Build = target.compile(graph.path, shapes, recipe.precision, options, out, progress)
     return made
+
+
+def target_of(choice: Choice, board: str = "", device: str = "") -> tuple[Any, Any]:
+    """The target's module and its options, with what the board and the device say laid over them.
+
+    Raises:
+        UnsupportedError: the target does not run on the board.
+    """
+    target = registry.load("target", choice.name)
+    options = recipes.options_of(target, choice)
+    if board:
+        profile = boards.read(board)
+        boards.refuse(profile, choice.name)
+        if getattr(options, "dla", -1) >= 0 and not any(profile.dla_cores):
+            raise UnsupportedError(f"{profile.title} has no DLA", "leave target.options.dla out")
+        if getattr(options, "workspace_mb", None) == 0:
+            options = replace(options, workspace_mb=boards.workspace_mb(profile))
+    return target, replace(options, device=device or options.device)
+
+
+def shapes_of(network: Network, graph: Artifact, recipe: Recipe, options: Any) -> Shapes:
+    """The inputs with their ranges, and the sizes that real samples have, where the target cares."""
+    inputs, _ = with_states(graph.inputs, graph.outputs, graph.states)
+    free = {dim for spec in network.inputs for dim in spec.dynamic} - {"batch"}
+    if not free or getattr(options, "buckets", 1) < 2:
+        return Shapes(inputs=inputs)
+    data = samples(recipe, "calibration")
+    seen: dict[str, list[int]] = {dim: [] for dim in sorted(free)}
+    for index in range(min(len(data), SEEN)):
+        for spec, array in zip(network.inputs, data[index].inputs, strict=True):
+            for dim, size in zip(spec.shape[1:], array.shape, strict=True):
+                if dim in free:
+                    seen[str(dim)].append(size)
+    return Shapes(inputs=inputs, seen={dim: tuple(sizes) for dim, sizes in seen.items()})
+
+
+def _software(recipe: Recipe, oldest: str) -> dict[str, Any]:
+    """Which JetPacks carry a TensorRT that takes the kit: those of the board, or all."""
+    known = boards.releases()
+    board = boards.read(recipe.board) if recipe.board else None
+    wanted = board.software if board and board.kind == "jetson" else tuple(known) if board is None else ()
+    fit = {version: known[version].tensorrt for version in wanted if known[version].tensorrt}
+    return {
+        "board": recipe.board,
+        "jetpack": {version: has for version, has in fit.items() if _number(has) >= _number(oldest)},
+    }
+
+
+def _needs(kit: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the device must have, in a sentence."""
+    carried = ", ".join(f"{pack} has {version}" for pack, version in kit["jetpack"].items())
+    packs = f"; JetPack {carried}" if carried else ""
+    return (
+        f"to build it: TensorRT {kit['tensorrt']}, compute capability {kit['compute_capability']}{packs}",
+    )
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
 
 
 def threads_of(recipe: Recipe) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from edgekit import __version__, cache
 from edgekit import recipe as recipes
 from edgekit.runtime.engines import usable_cores
-from edgekit.runtime.manifest import Manifest, with_states
+from edgekit.runtime.manifest import Manifest, TensorSpec, with_states
 from edgekit.spec import Artifact, Build, Recipe
 from edgekit.steps.compile import threads_of
 from edgekit.steps.load import Network
@@ -29,6 +29,7 @@ def manifest(
 ) -> Manifest:
     """The manifest before the proof: no verdict and no hashes yet."""
     inputs, outputs = with_states(graph.inputs, graph.outputs, graph.states)
+    inputs = tuple(narrowed(spec, build.ranges) for spec in inputs)
     return Manifest(
         model=recipe.name,
         target=recipe.target.name,
@@ -52,6 +53,12 @@ def manifest(
     )
 
 
+def narrowed(spec: TensorSpec, ranges: Mapping[str, tuple[int, int]]) -> TensorSpec:
+    """The input with the sizes that the engine takes."""
+    fewer = {dim: ranges[dim] for dim in spec.dynamic if dim in ranges}
+    return replace(spec, ranges={**spec.ranges, **fewer})
+
+
 def _engine(recipe: Recipe, build: Build, work: Path) -> dict[str, Any]:
     file = build.engine.relative_to(work).as_posix() if build.engine else None
     return {
@@ -60,8 +67,17 @@ def _engine(recipe: Recipe, build: Build, work: Path) -> dict[str, Any]:
         "threads": threads_of(recipe),
         "precision": build.settings.get("precision", "fp32"),
         "settings": dict(build.settings),
-        **({"build": dict(build.kit), "deferred": build.deferred} if build.kit else {}),
+        **_kit(build.kit),
+        **({"deferred": build.deferred} if build.deferred else {}),
+        **({"built_on": dict(build.built_on)} if build.built_on else {}),
     }
+
+
+def _kit(kit: Mapping[str, Any]) -> dict[str, Any]:
+    """What `run.py build` reads, and beside it what a person wants to know of it."""
+    if not kit:
+        return {}
+    return {"build": kit["request"], "kit": {key: value for key, value in kit.items() if key != "request"}}
 
 
 def settled(said: Manifest, settings: Mapping[str, Any]) -> Manifest:

@@ -1,15 +1,20 @@
-"""What this machine can do, and what is missing for the rest."""
+"""What this machine can do, and what is missing for the rest; what is known of a board."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from edgekit import cache, registry
+from edgekit import boards, cache, registry
 from edgekit.runtime.engines import usable_cores
 from edgekit.runtime.probe import probe_gpus
+from edgekit.spec import PRECISIONS
 from edgekit.steps.describe import cpu_name
 
+JETSON_INSTALL = (
+    "sudo apt install nvidia-jetpack, then python3 -m venv --system-site-packages with the system's python3; "
+    "never pip install tensorrt"
+)
 PACKAGES = {
     "torch": "torch",
     "onnx": "onnx",
@@ -21,9 +26,87 @@ PACKAGES = {
 }
 
 
+Row = tuple[str, str, str]
+
+
 def findings() -> list[dict[str, Any]]:
     """One row a finding: what, what was found, and what to do about it."""
-    return [{"what": what, "found": found, "advice": advice} for what, found, advice in _walk()]
+    return _rows(_walk())
+
+
+def board_findings(name: str) -> list[dict[str, Any]]:
+    """The same of a board that need not be here: what its profile says, read and not verified.
+
+    Raises:
+        UsageError: there is no such board; the hint is the nearest name.
+    """
+    return _rows(_board(boards.read(name)))
+
+
+def _rows(walk: Iterator[Row]) -> list[dict[str, Any]]:
+    return [{"what": what, "found": found, "advice": advice} for what, found, advice in walk]
+
+
+def _board(board: boards.Board) -> Iterator[Row]:
+    yield "board", board.title, "" if board.supported else f"not supported: {board.reason}"
+    if board.compute_capability:
+        yield "compute capability", board.compute_capability, ""
+    yield "targets", ", ".join(board.targets) or "none", ""
+    if board.device:
+        yield "openvino device", board.device, f"--target openvino --device {board.device}"
+    yield "memory", _memory(board), _workspace(board)
+    slow = [precision for precision in PRECISIONS if precision not in board.precisions]
+    yield "precisions", ", ".join(board.precisions), f"not here: {', '.join(slow)}" if slow else ""
+    yield from _dla(board)
+    yield from _software(board)
+    for sentence in board.avoid:
+        what, why = sentence.split(": ", 1)
+        yield "avoid", what, why
+    yield from (("unconfirmed", sentence, "") for sentence in board.unconfirmed)
+    yield "evidence", "read, not verified here", "; ".join(board.sources)
+
+
+def _memory(board: boards.Board) -> str:
+    owners = "CPU and GPU" if board.kind == "jetson" else "the computer"
+    sizes = " or ".join(str(size >> 10) for size in board.memory_mb)
+    if not sizes:
+        return f"shared with {owners}" if board.memory_shared else "depends on the card"
+    return f"{sizes} GB" + (f", shared by {owners}" if board.memory_shared else "")
+
+
+def _workspace(board: boards.Board) -> str:
+    if "tensorrt" not in board.targets:
+        return ""
+    return f"the TensorRT builder gets {boards.workspace_mb(board)} MB of it with --board"
+
+
+def _dla(board: boards.Board) -> Iterator[Row]:
+    if board.kind != "jetson":
+        return
+    cores = " or ".join(dict.fromkeys(map(str, board.dla_cores)))
+    if not any(board.dla_cores):
+        yield "dla", "none", ""
+    else:
+        yield "dla", f"{cores} cores", "computes fp16 and int8; what it does not take falls back to the GPU"
+
+
+def _software(board: boards.Board) -> Iterator[Row]:
+    """JetPack -> TensorRT -> CUDA for a Jetson, the TensorRT versions for another GPU."""
+    if board.kind == "gpu":
+        yield "tensorrt", ", ".join(boards.versions(board)), registry.install_command("tensorrt")
+    if board.kind != "jetson":
+        return
+    known = boards.releases()
+    for version in board.software:
+        yield f"jetpack {version}", _release(known[version]), known[version].note
+    if board.supported:
+        yield "installing", "tensorrt comes with JetPack", JETSON_INSTALL
+
+
+def _release(release: boards.Release) -> str:
+    parts = {"tensorrt": release.tensorrt, "cuda": release.cuda, "jetson linux": release.l4t}
+    parts["python"] = release.python
+    return ", ".join(f"{what} {version}" for what, version in parts.items() if version)
 
 
 def _walk() -> Iterator[tuple[str, str, str]]:

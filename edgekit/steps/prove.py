@@ -91,18 +91,18 @@ def spread(trial: Trial, count: int) -> list[Feeds]:
 def parity(trial: Trial, reference: Session, target: Session) -> list[Check]:
     """Parity on a grid of batch sizes and lengths, most of which nothing was ever traced at."""
     found = Parity(trial.network.labels)
-    feeds = list(grid(trial.network, trial.held_out))
+    feeds = list(grid(trial.network.inputs, trial.held_out, target.manifest))
     for done, feed in enumerate(feeds, 1):
         found.add(reference.infer(feed), target.infer(feed))
         trial.progress("parity over batch sizes and shapes", done, len(feeds))
     return found.checks({"rel_l2": limits_of(trial.recipe)["rel_l2"]}, "parity.grid")
 
 
-def grid(network: Network, data: Dataset) -> Iterator[Feeds]:
-    """Real samples, tiled or cut to every combination of sizes of the dynamic dimensions."""
+def grid(inputs: Sequence[TensorSpec], data: Dataset, manifest: Manifest) -> Iterator[Feeds]:
+    """Real samples, tiled or cut to every combination of sizes that the engine takes."""
     import numpy as np
 
-    spec = network.inputs[0]
+    spec = manifest.inputs[0]
     stack = [data[index % len(data)].inputs for index in range(max(BATCHES))]
     dims = spec.dynamic
     for sizes in product(*(_sizes(spec, dim, stack) for dim in dims)):
@@ -111,15 +111,15 @@ def grid(network: Network, data: Dataset) -> Iterator[Feeds]:
             item.name: np.stack(
                 [_resized(arrays[place], item.at(at)[1:]) for arrays in stack[: item.at(at)[0]]]
             )
-            for place, item in enumerate(network.inputs)
+            for place, item in enumerate(inputs)
         }
 
 
 def _sizes(spec: TensorSpec, dim: str, stack: Sequence[tuple[np.ndarray, ...]]) -> Sequence[int]:
     """Sizes to try: the batch sizes; or the smallest, odd ones between, and twice the largest seen."""
-    if dim == "batch":
-        return BATCHES
     low, high = spec.ranges[dim]
+    if dim == "batch":
+        return [size for size in BATCHES if low <= size <= high] or [low]
     seen = sorted(arrays[0].shape[spec.shape.index(dim) - 1] for arrays in stack)
     tried = (low, seen[len(seen) // 2] + 5, seen[-1] + 1, 2 * seen[-1] - 1)
     return sorted({min(max(size, low), high) for size in tried})
@@ -145,7 +145,7 @@ def accuracy(trial: Trial, reference: Session, target: Session) -> tuple[list[Ch
     difference = Parity(network.labels)
     answers: dict[str, list[Any]] = {"reference": [], "target": []}
     targets: list[Any] = []
-    for group in batches(data):
+    for group in batches(data, largest_batch(target.manifest)):
         feed = {
             spec.name: np.stack([sample.inputs[place] for sample in group])
             for place, spec in enumerate(network.inputs)
@@ -176,14 +176,19 @@ def _told(network: Network, answers: Mapping[str, list[Any]], targets: list[Any]
     }
 
 
-def batches(data: Dataset) -> Iterator[list[Sample]]:
-    """All samples, in groups of equal shape and at most BATCH."""
+def largest_batch(manifest: Manifest) -> int:
+    """At most BATCH samples at once, and no more than the engine takes."""
+    return min(BATCH, *(spec.ranges.get("batch", (1, BATCH))[1] for spec in manifest.inputs))
+
+
+def batches(data: Dataset, size: int = BATCH) -> Iterator[list[Sample]]:
+    """All samples, in groups of equal shape and at most `size`."""
     waiting: dict[tuple[Any, ...], list[Sample]] = {}
     for index in range(len(data)):
         sample = data[index]
         group = waiting.setdefault(tuple(array.shape for array in sample.inputs), [])
         group.append(sample)
-        if len(group) == BATCH:
+        if len(group) == size:
             yield group.copy()
             group.clear()
     yield from (group for group in waiting.values() if group)
@@ -248,7 +253,12 @@ def _latency_report(
     times: Mapping[str, list[float]], workers: Mapping[str, Worker], shapes: Mapping[str, int]
 ) -> dict[str, Any]:
     def row(name: str, worker: str) -> dict[str, Any]:
-        return {**summary(times[name]), "peak_mb": workers[worker].peak_mb}
+        parts = _parts(workers[worker])
+        return {
+            **summary(times[name]),
+            "peak_mb": workers[worker].peak_mb,
+            **({"parts": parts} if parts else {}),
+        }
 
     report = {
         "boundary": "engine",
@@ -260,6 +270,13 @@ def _latency_report(
         fixed = _pair(row("fixed_reference", "reference"), row("fixed_target", "fixed"))
         report["fixed_shape"] = {"shape": dict(shapes), **fixed}
     return report
+
+
+def _parts(worker: Worker) -> dict[str, float]:
+    """Where a call's time goes, as the engine itself says: the medians of copies and compute in ms."""
+    from statistics import median
+
+    return {name: round(median(times), 4) for name, times in worker.parts.items() if times}
 
 
 def _pair(reference: Mapping[str, Any], target: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.runtime.engines import usable_cores
 from edgekit.runtime.errors import UnsupportedError
-from edgekit.spec import Build, Problem
+from edgekit.spec import Build, Problem, Progress, Shapes, silent
 from edgekit.targets._lowering import STANDARD_DOMAINS, common_problems, read, refuse, unsigned_activations
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ def supports(graph: onnx.ModelProto, precision: str) -> list[Problem]:
     return problems + common_problems(graph, precision, (*STANDARD_DOMAINS, "com.microsoft", "ai.onnx.ml"))
 
 
-def compile(graph: Path, precision: str, options: Options, out: Path) -> Build:
+def compile(
+    graph: Path, shapes: Shapes, precision: str, options: Options, out: Path, progress: Progress = silent
+) -> Build:
     """Write `model.onnx` into the folder `out`.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.runtime.engines import last_line, usable_cores
 from edgekit.runtime.engines.openvino import TENSORS
 from edgekit.runtime.errors import UnsupportedError
-from edgekit.spec import Build, Problem
+from edgekit.spec import Build, Problem, Progress, Shapes, silent
 from edgekit.targets._lowering import (
     STANDARD_DOMAINS,
     common_problems,
@@ -47,7 +47,9 @@ def supports(graph: onnx.ModelProto, precision: str) -> list[Problem]:
     return problems + _quantized_gru(graph)
 
 
-def compile(graph: Path, precision: str, options: Options, out: Path) -> Build:
+def compile(
+    graph: Path, shapes: Shapes, precision: str, options: Options, out: Path, progress: Progress = silent
+) -> Build:
     """Write `model.xml` and `model.bin` into the folder `out`.
 
     Raises:

@@ -17,7 +17,7 @@ from edgekit.runtime.engines import Layer, check_feeds, precision_name, usable_c
 from edgekit.runtime.engines.pytorch import TENSORS
 from edgekit.runtime.errors import BadFileError, UnsupportedError
 from edgekit.runtime.manifest import State, TensorSpec, with_states
-from edgekit.spec import Build, Problem
+from edgekit.spec import Build, Problem, Progress, Shapes, silent
 from edgekit.targets._lowering import refuse
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ def supports(graph: onnx.ModelProto, precision: str) -> list[Problem]:
     return refuse(precision, PRECISIONS, _CURE)
 
 
-def compile(graph: Path, precision: str, options: Options, out: Path) -> Build:
+def compile(
+    graph: Path, shapes: Shapes, precision: str, options: Options, out: Path, progress: Progress = silent
+) -> Build:
     """PyTorch reads no ONNX: always raises UnsupportedError. See `compile_module`."""
     raise UnsupportedError(
         f"PyTorch does not run {graph}", "compile the network itself, or use the target onnxruntime"

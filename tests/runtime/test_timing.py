@@ -11,7 +11,7 @@ import pytest
 from edgekit.runtime import timing
 from edgekit.runtime.errors import BadFileError, SystemRefusedError
 from edgekit.runtime.proof import save_pairs
-from edgekit.runtime.timing import Worker, alternate, peak_mb, time_calls
+from edgekit.runtime.timing import Worker, alternate, time_calls
 
 SERVER = """
 import sys, time

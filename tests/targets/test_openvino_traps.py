@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgekit.spec import Shapes
 from edgekit.targets import openvino as target
 from tests.targets import graphs
+
+NO_SHAPES = Shapes(inputs=())
 
 RUN = """
 import sys, numpy, openvino
@@ -39,7 +42,7 @@ def has(flag: str) -> bool:
 def test_signed_activations_around_a_concat(tmp_path: Path, concatenated: Path) -> None:
     feeds = {"image": np.random.default_rng(5).standard_normal((2, 3, 16, 16)).astype(np.float32)}
     wanted = graphs.reference(concatenated, feeds)
-    build = target.compile(concatenated, "int8", target.Options(), tmp_path / "engine")
+    build = target.compile(concatenated, NO_SHAPES, "int8", target.Options(), tmp_path / "engine")
     assert build.engine is not None
     cured = graphs.relative(run(build.engine, feeds, tmp_path, "AVX512_CORE_VNNI"), wanted)
     wrong = graphs.relative(run(concatenated, feeds, tmp_path, "AVX512_CORE_VNNI"), wanted)
@@ -50,7 +53,7 @@ def test_signed_activations_around_a_concat(tmp_path: Path, concatenated: Path) 
 def test_bias_of_a_quantized_convolution_with_dynamic_shape(tmp_path: Path, crnn_int8: Path) -> None:
     feeds = graphs.image(2, 96)
     wanted = graphs.reference(crnn_int8, feeds)
-    build = target.compile(crnn_int8, "int8", target.Options(), tmp_path / "engine")
+    build = target.compile(crnn_int8, NO_SHAPES, "int8", target.Options(), tmp_path / "engine")
     assert build.engine is not None
     cured = graphs.relative(run(build.engine, feeds, tmp_path), wanted)
     wrong = graphs.relative(run(crnn_int8, feeds, tmp_path), wanted)

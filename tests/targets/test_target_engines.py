@@ -12,8 +12,10 @@ import pytest
 
 from edgekit.runtime.engines import EngineOptions, Layer, load_engine
 from edgekit.runtime.errors import BadFileError, HardwareError, UnsupportedError
-from edgekit.spec import Build
+from edgekit.spec import Build, Shapes
 from tests.targets import graphs
+
+NO_SHAPES = Shapes(inputs=())
 
 CASES = {
     ("openvino", "fp32"): 1e-5,
@@ -40,7 +42,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, crnn: Path, crnn_int8: Path)
 
 def compiled(name: str, precision: str, graph: Path, out: Path, **options: object) -> Build:
     target = import_module(f"edgekit.targets.{name}")
-    build: Build = target.compile(graph, precision, target.Options(**options), out)
+    build: Build = target.compile(graph, NO_SHAPES, precision, target.Options(**options), out)
     return build
 
 
@@ -176,7 +178,7 @@ def test_onnxruntime_refuses_bf16(tmp_path: Path, crnn: Path) -> None:
     assert len(problems) == 1
     assert "openvino" in problems[0].cure
     with pytest.raises(UnsupportedError, match="bf16"):
-        target.compile(crnn, "bf16", target.Options(), tmp_path)
+        target.compile(crnn, NO_SHAPES, "bf16", target.Options(), tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["openvino", "onnxruntime"])

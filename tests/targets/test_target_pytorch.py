@@ -11,8 +11,11 @@ from torch import nn
 from edgekit.runtime.engines import EngineOptions, load_engine
 from edgekit.runtime.errors import BadFileError, HardwareError, UnsupportedError
 from edgekit.runtime.manifest import State, TensorSpec
+from edgekit.spec import Shapes
 from edgekit.targets import pytorch as target
 from tests.targets import graphs
+
+NO_SHAPES = Shapes(inputs=())
 
 
 class Reader(nn.Module):
@@ -107,7 +110,7 @@ def test_other_precisions_are_refused(tmp_path: Path, module: nn.Module, precisi
 
 def test_pytorch_reads_no_onnx(tmp_path: Path, crnn: Path) -> None:
     with pytest.raises(UnsupportedError, match=r"crnn\.onnx"):
-        target.compile(crnn, "fp32", target.Options(), tmp_path)
+        target.compile(crnn, NO_SHAPES, "fp32", target.Options(), tmp_path)
 
 
 def test_bad_feeds(module: nn.Module) -> None:

@@ -1,175 +1,140 @@
-"""TensorRT without a GPU: what is refused, what the kit says, and that the names used exist."""
+"""TensorRT and TensorRT-RTX on the workstation: what a kit says, and real RTX builds without a GPU."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import onnx
 import pytest
 
-from edgekit.runtime import _cuda, probe
-from edgekit.runtime.engines import EngineOptions, load_engine
-from edgekit.runtime.engines import tensorrt as engine
-from edgekit.runtime.errors import HardwareError, UnsupportedError
+from edgekit.runtime import probe
+from edgekit.runtime.errors import HardwareError, UnsupportedError, UsageError
 from edgekit.runtime.manifest import TensorSpec
-from edgekit.targets import tensorrt as target
+from edgekit.runtime.plans.request import read_request
+from edgekit.spec import Shapes
+from edgekit.targets import tensorrt, tensorrt_rtx
+from edgekit.targets._plan import target as plan
 
-INPUTS = (TensorSpec("image", ("batch", 1, 32, "width"), ranges={"batch": (1, 8), "width": (16, 1024)}),)
-
-# The names of each version that building uses: from the public Python API of that version.
-API = {
-    "8.5.3": {
-        "NetworkDefinitionCreationFlag": ["EXPLICIT_BATCH", "EXPLICIT_PRECISION"],
-        "BuilderFlag": ["FP16", "INT8", "TF32", "REFIT"],
-    },
-    "10.13.3": {
-        "NetworkDefinitionCreationFlag": ["EXPLICIT_BATCH", "STRONGLY_TYPED"],
-        "BuilderFlag": ["FP16", "BF16", "INT8", "TF32", "FP8", "REFIT"],
-    },
-    "11.4.0": {
-        "NetworkDefinitionCreationFlag": ["PREFER_AOT_PYTHON_PLUGINS", "STRONGLY_TYPED"],
-        "BuilderFlag": ["TF32", "REFIT", "STRIP_PLAN"],
-    },
-}
-
-
-class Recorder:
-    """Stands in for one version of TensorRT: it has the version's enumerations and writes down the calls."""
-
-    def __init__(self, version: str) -> None:
-        self.__version__ = version
-        self.calls: list[tuple[Any, ...]] = []
-        for name, members in API[version].items():
-            setattr(self, name, SimpleNamespace(**{member: place for place, member in enumerate(members)}))
-        self.MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
-        self.ProfilingVerbosity = SimpleNamespace(DETAILED="detailed")
-        self.Logger = type("Logger", (), {"WARNING": 1, "__init__": lambda self, level: None})
-
-    def Builder(self, logger: Any) -> SimpleNamespace:
-        return SimpleNamespace(
-            create_network=self._note("network"),
-            create_builder_config=lambda: SimpleNamespace(
-                set_memory_pool_limit=self._note("pool"),
-                set_flag=self._note("set"),
-                clear_flag=self._note("clear"),
-                add_optimization_profile=lambda profile: 0,
-            ),
-            create_optimization_profile=lambda: SimpleNamespace(set_shape=self._note("shape")),
-            build_serialized_network=lambda network, config: b"a plan",
-        )
-
-    def OnnxParser(self, network: Any, logger: Any) -> SimpleNamespace:
-        return SimpleNamespace(parse_from_file=self._note("parse", True))
-
-    def _note(self, name: str, answer: Any = None) -> Any:
-        return lambda *arguments: (self.calls.append((name, *arguments)), answer)[1]
-
-    def of(self, name: str) -> list[Any]:
-        return [call[1:] for call in self.calls if call[0] == name]
+IMAGE = TensorSpec("image", ("batch", 1, 16, "width"), ranges={"batch": (1, 8), "width": (16, 1024)})
+SHAPES = Shapes(inputs=(IMAGE,), seen={"width": (40, 60, 80, 100, 120, 300)})
+NOTHING = probe.GpuProbe((), "no NVIDIA driver here")
+ONE = probe.GpuProbe((probe.Gpu(0, "RTX 4090", (8, 9)),))
 
 
 @pytest.fixture
+def graph(crnn: Path, tmp_path: Path) -> Path:
+    """The canonical graph in a folder of its own, which variants are written beside."""
+    place = tmp_path / "model.onnx"
+    place.write_bytes(crnn.read_bytes())
+    return place
+
+
+@pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing = probe.GpuProbe((), "no NVIDIA driver here")
-    monkeypatch.setattr(_cuda, "probe_gpus", lambda: nothing)
-    monkeypatch.setattr(target, "probe_gpus", lambda: nothing)
-    return
+    monkeypatch.setattr(tensorrt, "probe_gpus", lambda: NOTHING)
+    monkeypatch.setattr(tensorrt_rtx, "probe_gpus", lambda: NOTHING)
 
 
-@pytest.fixture
-def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = probe.GpuProbe((probe.Gpu(0, "Orin", (8, 7)),))
-    monkeypatch.setattr(_cuda, "probe_gpus", lambda: found)
+def test_without_a_gpu_nothing_is_built_and_nothing_written(graph: Path, tmp_path: Path) -> None:
+    assert tensorrt.ready("fp16", tensorrt.Options()) == "no NVIDIA driver here"
+    with pytest.raises(HardwareError, match="no NVIDIA driver"):
+        tensorrt.compile(graph, SHAPES, "fp16", tensorrt.Options(), tmp_path / "engine")
+    assert not (tmp_path / "engine").exists()
 
 
-@pytest.mark.usefixtures("no_gpu")
-class TestWithoutGpu:
-    def test_nothing_of_tensorrt_is_touched(
-        self, tmp_path: Path, crnn: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(engine, "_tensorrt", lambda: pytest.fail("TensorRT was imported"))
-        (tmp_path / "model.engine").write_bytes(b"a plan")
-        with pytest.raises(HardwareError, match="no NVIDIA driver"):
-            load_engine("tensorrt", tmp_path / "model.engine", EngineOptions(device="GPU"))
-        with pytest.raises(HardwareError, match="no NVIDIA driver"):
-            engine.build(crnn, {}, "fp16", tmp_path / "model.engine")
-
-    def test_compile_refuses_and_writes_nothing(self, tmp_path: Path, crnn: Path) -> None:
-        assert target.ready("fp16") == "no NVIDIA driver here"
-        with pytest.raises(HardwareError, match="no NVIDIA driver"):
-            target.compile(crnn, "fp16", target.Options(), tmp_path / "engine")
-        assert not (tmp_path / "engine").exists()
+def test_a_second_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "probe_gpus", lambda: ONE)
+    assert tensorrt.ready("fp16", tensorrt.Options(device="GPU.1")) == "there is no GPU number 1"
 
 
-def test_the_kit_says_how_to_build() -> None:
-    kit = target.kit(Path("model.onnx"), INPUTS, "fp16", target.Options(usual_batch=2))
-    assert kit["profiles"] == {"image": ([1, 1, 32, 16], [2, 1, 32, 128], [8, 1, 32, 1024])}
-    assert kit["trtexec"]["8.5 to 10"] == (
-        "trtexec --onnx=model.onnx --minShapes=image:1x1x32x16 --optShapes=image:2x1x32x128 "
-        "--maxShapes=image:8x1x32x1024 --saveEngine=engine/model.engine --fp16"
-    )
-    assert "11" not in kit["trtexec"]  # fp16 is then a matter of the graph's types
-    assert kit["jetpack"]["5.1"] == "8.5"
+def test_the_kit_is_a_request_that_the_board_can_read(graph: Path, tmp_path: Path) -> None:
+    kit = tensorrt.kit(graph, SHAPES, "fp16", tensorrt.Options(usual_batch=2, buckets=2, workspace_mb=256))
+    asked = read_request(kit["request"])
+    assert [profile["image"] for profile in asked.profiles] == [
+        ((1, 1, 16, 16), (2, 1, 16, 60), (8, 1, 16, 80)),
+        ((1, 1, 16, 81), (2, 1, 16, 120), (8, 1, 16, 1024)),
+    ]
+    assert (asked.workspace_bytes, asked.precision, asked.dla_core) == (256 << 20, "fp16", None)
+    for variant in asked.variants:
+        onnx.checker.check_model(str(tmp_path / variant.file), full_check=True)
+    assert asked.variants[0].typing == "strong"
+    assert {variant.oldest for variant in asked.variants if variant.typing == "weak"} >= {"8.5"}
+    assert kit["tensorrt"] == ">=8.5,<12"
 
 
-def test_the_kit_for_int8_and_bf16() -> None:
-    int8, bf16 = (target.kit(Path("m.onnx"), INPUTS, name, target.Options()) for name in ("int8", "bf16"))
-    assert int8["trtexec"]["11"].endswith("--stronglyTyped")
-    assert bf16["tensorrt"] == ">=10.0,<12"
-    assert "5.1" not in bf16["jetpack"]
+def test_each_variant_has_its_trtexec_line(graph: Path) -> None:
+    kit = tensorrt.kit(graph, SHAPES, "int8", tensorrt.Options(dla=0))
+    lines = list(kit["trtexec"].values())
+    assert any("--stronglyTyped" in line and "--int8" not in line for line in lines)
+    assert any("--int8 --fp16" in line for line in lines)
+    for line in lines:
+        assert "--minShapes=image:1x1x16x16" in line
+        assert "--maxShapes=image:8x1x16x1024" in line
+        assert "--useDLACore=0 --allowGPUFallback" in line
 
 
-def test_fixed_inputs_need_no_profile() -> None:
-    kit = target.kit(Path("m.onnx"), (TensorSpec("x", (1, 3, 8, 8)),), "fp32", target.Options())
-    assert kit["profiles"] == {}
-    assert "Shapes" not in kit["trtexec"]["11"]
+def test_bf16_begins_with_tensorrt_10(graph: Path) -> None:
+    kit = tensorrt.kit(graph, SHAPES, "bf16", tensorrt.Options())
+    assert kit["tensorrt"] == ">=10.0,<12"
+    weak = [one for one in read_request(kit["request"]).variants if one.typing == "weak"]
+    assert {one.oldest for one in weak} == {"10.0"}
 
 
-def test_what_tensorrt_would_get_wrong_is_refused(crnn: Path, crnn_int8: Path) -> None:
-    assert target.supports(onnx.load(crnn_int8), "int8") == []
-    model = onnx.load(crnn)
+def test_fixed_inputs_need_no_profile(graph: Path) -> None:
+    kit = tensorrt.kit(graph, Shapes(inputs=(TensorSpec("x", (1, 3, 8, 8)),)), "fp32", tensorrt.Options())
+    assert kit["request"]["profiles"] == ()
+    assert not any("Shapes" in line for line in kit["trtexec"].values())
+
+
+@pytest.mark.parametrize("options", [{"buckets": 0}, {"workspace_mb": -1}, {"rest": "int8"}])
+def test_options_that_make_no_sense(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        tensorrt.Options(**options)  # type: ignore[arg-type]
+
+
+def test_a_range_that_no_profile_can_have(graph: Path) -> None:
+    shapes = Shapes(inputs=(TensorSpec("x", ("batch", 3), ranges={"batch": (4, 2)}),))
+    with pytest.raises(UsageError, match="outside 4 to 2"):
+        tensorrt.kit(graph, shapes, "fp32", tensorrt.Options())
+
+
+def test_layout_1_is_cured_not_refused(graph: Path) -> None:
+    model = onnx.load(graph)
     lstm = next(node for node in model.graph.node if node.op_type == "LSTM")
     lstm.attribute.append(onnx.helper.make_attribute("layout", 1))
-    problems = target.supports(model, "fp16")
-    assert [(one.node, one.module) for one in problems] == [("node_lstm0", "net.lstm0")]
+    found = tensorrt.examine(model, "fp16", ("8.5", "10.3"))
+    assert [(one.node, one.module, one.severity) for one in found if "layout" in one.reason] == [
+        ("node_lstm0", "net.lstm0", "cured")
+    ]
 
 
-@pytest.mark.parametrize(
-    ("version", "network", "flags"),
-    [("8.5.3", 1 << 0, [0, 1]), ("10.13.3", 1 << 0, [0, 2]), ("11.4.0", 1 << 1, [])],
-)
-@pytest.mark.usefixtures("one_gpu")
-def test_building_uses_names_that_the_version_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, network: int, flags: list[int]
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_rtx_builds_ahead_of_time(graph: Path, tmp_path: Path, precision: str) -> None:
+    options = tensorrt_rtx.Options(compute_capabilities=("8.6", "8.9", "12.0"))
+    made = tensorrt_rtx.compile(graph, SHAPES, precision, options, tmp_path / "engine")
+    assert made.engine is not None
+    assert made.engine.read_bytes()[:4] == b"vtrt"
+    assert "needs a GPU" in made.deferred
+    assert any("not on a Jetson" in note for note in made.notes)
+    assert made.layers.get(precision, 0) >= 1
+    assert made.settings["compute_capabilities"] == ["8.6", "8.9", "12.0"]
+
+
+def test_without_capabilities_rtx_builds_for_all_it_knows(graph: Path, tmp_path: Path) -> None:
+    made = tensorrt_rtx.compile(graph, SHAPES, "fp32", tensorrt_rtx.Options(), tmp_path / "engine")
+    assert set(made.settings["compute_capabilities"]) == set(plan.usual_capabilities())
+
+
+def test_a_jetson_is_none_of_them(graph: Path, tmp_path: Path) -> None:
+    options = tensorrt_rtx.Options(compute_capabilities=("8.7",))
+    with pytest.raises(UnsupportedError, match=r"8\.7"):
+        tensorrt_rtx.compile(graph, SHAPES, "fp32", options, tmp_path / "engine")
+
+
+def test_an_engine_for_other_gpus_than_the_one_here_is_not_proved_here(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trt = Recorder(version)
-    monkeypatch.setattr(engine, "_tensorrt", lambda: trt)
-    profiles = target.profiles(INPUTS, target.Options())
-    made = engine.build(Path("model.onnx"), profiles, "int8", tmp_path / "model.engine", workspace=64)
-    assert made.read_bytes() == b"a plan"
-    assert trt.of("network") == [(network,)]
-    assert sorted(flag for (flag,) in trt.of("set")) == sorted(flags)
-    assert trt.of("clear") == [(trt.BuilderFlag.TF32,)]
-    assert trt.of("pool") == [("workspace", 64)]
-    assert trt.of("shape") == [("image", (1, 1, 32, 16), (1, 1, 32, 128), (8, 1, 32, 1024))]
-
-
-@pytest.mark.parametrize(
-    ("version", "precision"), [("8.5.3", "bf16"), ("11.4.0", "fp16"), ("11.4.0", "bf16")]
-)
-def test_a_precision_that_the_version_lacks(version: str, precision: str) -> None:
-    with pytest.raises(UnsupportedError, match=precision):
-        engine.builder_flags(Recorder(version), precision)
-
-
-@pytest.mark.parametrize(("device", "index"), [("GPU", 0), ("GPU.1", 1), ("CUDA.2", 2), ("3", 3)])
-def test_device_names(device: str, index: int) -> None:
-    assert engine.gpu_index(device) == index
-
-
-@pytest.mark.parametrize("device", ["CPU", "NPU.1", "GPU.x", ""])
-def test_devices_that_are_none(device: str) -> None:
-    with pytest.raises(HardwareError):
-        engine.gpu_index(device)
+    monkeypatch.setattr(tensorrt_rtx, "probe_gpus", lambda: ONE)
+    options = tensorrt_rtx.Options(compute_capabilities=("8.6",))
+    made = tensorrt_rtx.compile(graph, SHAPES, "fp32", options, tmp_path / "engine")
+    assert "the GPU here has 8.9" in made.deferred

@@ -26,12 +26,18 @@ class EngineOptions:
 
     `precision` is the floating precision of what the graph leaves in float (`fp32`, `fp16`,
     `bf16`), `threads` 0 means one per usable core, `shapes` fixes dynamic dimensions by name.
+    The rest is TensorRT's: `cuda_graph` replays a captured run while shapes stay the same,
+    `built_on` says where a plan was built (`plans/place.py`; a plan from elsewhere is tried in a
+    child process first), `host_code` lets a version-compatible plan load the library it carries.
     """
 
     device: str = "CPU"
     precision: str = "fp32"
     threads: int = 0
     shapes: Mapping[str, int] = field(default_factory=dict)
+    cuda_graph: bool = False
+    built_on: Mapping[str, str] = field(default_factory=dict)
+    host_code: bool = False
 
 
 @dataclass(frozen=True)
