@@ -9,16 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgekit.pipeline import bench, check, compile, load
+    from edgekit.api import Compiled, compile
+    from edgekit.pipeline import bench, check, load
     from edgekit.runtime.session import open_bundle
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "bench", "check", "compile", "load", "open_bundle"]
+__all__ = ["Compiled", "__version__", "bench", "check", "compile", "load", "open_bundle"]
 
 _HOMES = {
+    "Compiled": "edgekit.api",
     "bench": "edgekit.pipeline",
     "check": "edgekit.pipeline",
-    "compile": "edgekit.pipeline",
+    "compile": "edgekit.api",
     "load": "edgekit.pipeline",
     "open_bundle": "edgekit.runtime.session",
 }

@@ -19,14 +19,16 @@ from edgekit.runtime.face import read_feeds
 from edgekit.runtime.manifest import Manifest, hashes, read_manifest, verify, write_manifest
 from edgekit.runtime.proof import GOLDEN
 from edgekit.runtime.session import Session, open_bundle, open_runner
-from edgekit.spec import PRECISIONS, Artifact, Build, Choice, Progress, Recipe, silent
-from edgekit.steps import describe, prove
+from edgekit.spec import PRECISIONS, Artifact, Build, Choice, Limits, Progress, Recipe, silent
+from edgekit.steps import describe, own, prove
 from edgekit.steps._graphs import prove_graphs
 from edgekit.steps.check_target import Examination, check_graph, check_recipe, model_findings
 from edgekit.steps.compile import compile_engine
 from edgekit.steps.doctor import board_findings, findings
 from edgekit.steps.export import export as export_graph
-from edgekit.steps.load import Network, refuse_graph, samples
+from edgekit.steps.layers import LayerReport, compare_layers, engine_graph_of
+from edgekit.steps.layers import page as layers_page
+from edgekit.steps.load import Network, samples
 from edgekit.steps.load import load as load_network
 from edgekit.steps.prove import Proof, Trial
 from edgekit.steps.quantize import quantize as quantize_graph
@@ -47,39 +49,71 @@ def load(
     calibration: str | Path | None = None,
     board: str | None = None,
     compute_capabilities: Sequence[str] = (),
+    network: Mapping[str, Any] | None = None,
+    module: Any = None,
+    max_drop: float | None = None,
+    max_error: float | None = None,
     seed: int | None = None,
     overrides: Sequence[str] = (),
 ) -> Recipe:
     """The recipe that MODEL names, with what the command line says laid over it.
 
-    `compute_capabilities` such as 8.6 are the GPUs that TensorRT-RTX builds for.
+    `compute_capabilities` such as 8.6 are the GPUs that TensorRT-RTX builds for. `network` says what
+    MODEL does not of a user's own network: `inputs`, `states`, `preprocess`, `metric`, as texts;
+    `module` is that network where Python hands it over.
+    `max_drop` and `max_error` are shares: of the metric, and relative L2.
 
     Raises:
         UsageError: an unknown name, or a recipe with faults; all of them are named.
         BadFileError: the recipe, the model file or a folder is missing or not what it claims.
     """
-    if model.endswith(".onnx"):
-        refuse_graph(Path(model))
-    recipe = recipes.read(model, overrides)
+    recipe = _read(model, network or {}, overrides, target, module)
     if precision is not None and precision not in PRECISIONS:
         hint = registry.did_you_mean(precision, PRECISIONS)
         raise UsageError(f"there is no precision called {precision!r}", hint)
-    if target is not None:
-        name = registry.resolve("target", target)
-        kept = recipe.target.options if name == recipe.target.name else {}
-        recipe = replace(recipe, target=Choice(name=name, options=kept))
     if seed is not None and (fault := recipes.seed_fault(seed)):
         raise UsageError(fault, "give another --seed")
     folders = {"test": data, "calibration": calibration}
+    precision = precision or recipe.precision
     return replace(
         _built_for(recipe, compute_capabilities),
+        limits=_limits(recipe.limits, precision, max_drop, max_error),
         board=boards.read(board).name if board else recipe.board,
-        precision=precision or recipe.precision,
+        precision=precision,
         device=(device or recipe.device).upper(),
         weights=Path(weights) if weights else recipe.weights,
         seed=recipe.seed if seed is None else seed,
         folders={**recipe.folders, **{split: Path(place) for split, place in folders.items() if place}},
     )
+
+
+def _read(
+    model: str,
+    network: Mapping[str, Any],
+    overrides: Sequence[str],
+    target: str | None,
+    module: Any = None,
+) -> Recipe:
+    """A built-in or a recipe's file; else a network of the user's own."""
+    if module is not None:
+        recipe = recipes.read_own(model, network, overrides, target)
+        return replace(recipe, own=replace(recipe.own, module=module) if recipe.own else None)
+    if model.endswith(".toml") or registry.is_recipe(model) or not own.takes(model):
+        if said := [key for key, value in network.items() if value]:
+            raise UsageError(
+                f"{model} is a recipe, which says its {said[0]} itself",
+                "leave the option out; it is for a network of your own: module:function or a file",
+            )
+        return recipes.read(model, overrides, target)
+    return recipes.read_own(model, network, overrides, target)
+
+
+def _limits(limits: Limits, precision: str, max_drop: float | None, max_error: float | None) -> Limits:
+    if max_drop is not None:
+        limits = replace(limits, max_drop=max_drop)
+    if max_error is not None:
+        limits = replace(limits, rel_l2={**limits.rel_l2, precision: max_error})
+    return limits
 
 
 def _built_for(recipe: Recipe, compute_capabilities: Sequence[str]) -> Recipe:
@@ -116,7 +150,8 @@ def make(
     clock = Clock(progress)
     with clock("load"):
         network = load_network(recipe)
-        trial = Trial(network=network, recipe=recipe, held_out=samples(recipe, "test"), progress=progress)
+        held_out = samples(recipe, "test", network)
+        trial = Trial(network=network, recipe=recipe, held_out=held_out, progress=progress)
     with clock("export"):
         graph = export_graph(network, recipe, work / "model.onnx")
     with clock("quantize"):
@@ -130,7 +165,8 @@ def make(
             proof = _prove_graphs(trial, work, manifest, build)
         else:
             manifest, proof = _prove(trial, work, manifest, proofs)
-    return manifest, _report(recipe, manifest, proof, clock.seconds, build.notes)
+    notes = (*network.notes, *build.notes)
+    return manifest, _report(recipe, manifest, proof, clock.seconds, notes)
 
 
 def _quantized(
@@ -187,6 +223,8 @@ def _report(
 def _next(report: Report, place: Path) -> str:
     if any(check.name == "layers.int8" and not check.passed for check in report.checks):
         return f"no layer runs in int8 on {report.target}: use --precision fp32, or another target"
+    if report.passed is False and report.precision != "fp32" and report.state == "proved":
+        return f"edgekit check {place} --layers names the layer where reference and engine part"
     if report.state == "deferred":
         return f"copy {place} to the device and run there: python3 run.py build"
     if report.state == "built":
@@ -276,6 +314,37 @@ def check(
     return _prove_only(model, ("parity", "accuracy"), progress, device, data)
 
 
+def layers(model: Recipe | Path, progress: Progress = silent) -> tuple[LayerReport, Path]:
+    """Where reference and engine part, layer by layer; also written as a page beside the bundle.
+
+    Raises:
+        BadFileError: the folder is no bundle, or a file of it was altered.
+        UsageError: the reference is not here, or the target has no graph to look into.
+    """
+    with TemporaryDirectory(prefix="edgekit-") as scratch:
+        work = Path(scratch) / "bundle"
+        if isinstance(model, Path):
+            manifest, folder = read_manifest(model), model
+            verify(model, manifest)
+            recipe = _recipe_of(model, manifest, None, None)
+            page = model.with_name(f"{model.name}-layers.html")
+        else:
+            work.mkdir()
+            manifest, _ = make(model, work, (), progress)
+            recipe, folder = model, work
+            page = Path("build") / f"{model.name}-{model.target.name}-{model.precision}-layers.html"
+        network = load_network(recipe)
+        graph = export_graph(network, recipe, Path(scratch) / "float.onnx")
+        held_out = samples(recipe, "test", network)
+        feeds = prove.spread(Trial(network=network, recipe=recipe, held_out=held_out), prove.GOLDEN)
+        engine = engine_graph_of(folder, manifest, Path(scratch))
+        report = compare_layers(graph.path, engine, feeds, network.module, progress)
+    with bundle.whole_file(page, page.name) as (fresh, place):
+        title = f"{recipe.name} on {recipe.target.name}, {recipe.precision}: SQNR by depth"
+        fresh.write_text(layers_page(report, title), encoding="utf-8")
+    return report, place
+
+
 def bench(model: Recipe | Path, progress: Progress = silent, device: str | None = None) -> Report:
     """Measure latency against PyTorch: of a bundle, or of what a recipe would become.
 
@@ -335,7 +404,8 @@ def _again(
             )
         recorded = prove_recorded(folder, device) if "parity" in proofs else []
         manifest = replace(manifest, device=device or manifest.device)
-        trial = Trial(network=network, recipe=recipe, held_out=samples(recipe, "test"), progress=progress)
+        held_out = samples(recipe, "test", network)
+        trial = Trial(network=network, recipe=recipe, held_out=held_out, progress=progress)
         manifest, proof = _prove(trial, folder, manifest, proofs)
     proof = replace(proof, checks=(*recorded, *proof.checks))
     return replace(_report(recipe, manifest, proof, clock.seconds), bundle=str(folder))

@@ -10,12 +10,17 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from edgekit import registry
+from edgekit import declare, registry
 from edgekit.runtime.errors import BadFileError, EdgekitError, UsageError
-from edgekit.spec import PRECISIONS, Choice, ExportOptions, Limits, Recipe
+from edgekit.spec import PRECISIONS, Choice, ExportOptions, Limits, Own, Recipe
 
-TABLES = ("model", "task", "data", "train", "quantization", "export", "target", "limits")
+TABLES = ("network", "model", "task", "data", "train", "quantization", "export", "target", "limits")
 KINDS = {"model": "model", "task": "task", "data": "data", "quantization": "method", "target": "target"}
+OWN_KINDS = ("quantization", "target")
+"""The choices of a recipe for a user's own network, which brings its own data and metric."""
+OBJECT = "object:"
+"""Before the class of a network that was handed over in Python: it cannot be loaded by that name."""
+NETWORK_KEYS = ("source", "folder", "inputs", "states", "preprocess", "metric")
 SCALARS = ("name", "seed", "weights", "folders")
 BUILT_IN = "built-in:"
 """Before the name of a weights file that lies beside the built-in recipes."""
@@ -46,8 +51,8 @@ def _built_in(model: str) -> str:
         raise UsageError(f"there is no model called {model!r}", error.hint) from error
 
 
-def read(model: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe that MODEL names, with `key=value` overrides laid over it.
+def read(model: str, overrides: Sequence[str] = (), target: str | None = None) -> Recipe:
+    """The recipe that MODEL names, for `target` if there is one, with `key=value` overrides laid over it.
 
     Raises:
         BadFileError: the file cannot be read or is not TOML.
@@ -60,9 +65,21 @@ def read(model: str, overrides: Sequence[str] = ()) -> Recipe:
         raise BadFileError(f"{path} is not a TOML file: {error}", "correct the line it names") from error
     except OSError as error:
         raise BadFileError(f"{path} cannot be read: {error.strerror}") from error
+    _aim(table, target)
     faults = [fault for override in overrides if (fault := _lay_over(table, override))]
     table.setdefault("name", path.stem)
     return parse(table, where=str(path), folder=path.parent, faults=faults)
+
+
+def _aim(table: dict[str, Any], target: str | None) -> None:
+    """Another target than the recipe's begins with that target's own options."""
+    said = table.setdefault("target", {})
+    if target is None or not isinstance(said, dict):
+        return
+    name = registry.resolve("target", target)
+    if said.get("name") != name:
+        said.pop("options", None)
+    said["name"] = name
 
 
 def _lay_over(table: dict[str, Any], override: str) -> str:
@@ -95,7 +112,9 @@ def parse(table: Mapping[str, Any], where: str, folder: Path, faults: Sequence[s
         UsageError: names every fault at once.
     """
     found = [*faults, *_unknown(table, (*SCALARS, *TABLES), "")]
-    choices = {key: _choice(table, key, found) for key in KINDS}
+    own = _own(table, folder, found)
+    wanted = KINDS if own is None else OWN_KINDS
+    choices = {key: _choice(table, key, found) if key in wanted else Choice(name="") for key in KINDS}
     target = _table(table, "target", found)
     export, export_faults = build(ExportOptions, _table(table, "export", found), "export")
     limits, limit_faults = build(Limits, _table(table, "limits", found), "limits")
@@ -125,17 +144,20 @@ def parse(table: Mapping[str, Any], where: str, folder: Path, faults: Sequence[s
         board=_text(target, "board", "", "target.board", found),
         seed=seed,
         weights=_inside(folder, weights) if weights else None,
+        own=own,
         folders={split: Path(str(place)) for split, place in folders.items()},
     )
 
 
 def told(recipe: Recipe) -> dict[str, Any]:
     """The table that `parse` makes the same recipe of. Built-in weights stand by name, not by place."""
+    kinds = ("quantization",) if recipe.own else ("model", "task", "data", "quantization")
     return {
         "name": recipe.name,
         "seed": recipe.seed,
         **({"weights": _told_weights(recipe.weights)} if recipe.weights else {}),
-        **{key: asdict(getattr(recipe, key)) for key in ("model", "task", "data", "quantization")},
+        **({"network": _told_own(recipe.own)} if recipe.own else {}),
+        **{key: asdict(getattr(recipe, key)) for key in kinds},
         "train": dict(recipe.train),
         "export": asdict(recipe.export),
         "target": {
@@ -146,6 +168,77 @@ def told(recipe: Recipe) -> dict[str, Any]:
         },
         "limits": {key: value for key, value in asdict(recipe.limits).items() if value is not None},
         "folders": {split: str(folder) for split, folder in recipe.folders.items()},
+    }
+
+
+def read_own(
+    source: str, said: Mapping[str, Any], overrides: Sequence[str] = (), target: str | None = None
+) -> Recipe:
+    """The recipe for a network of the user's own, from what the command line says of it.
+
+    `said` are the keys of `[network]`.
+
+    Raises:
+        UsageError: names every fault of what was said and of the overrides.
+    """
+    table: dict[str, Any] = {
+        "name": _name_of(source),
+        "network": {"source": source, **{key: value for key, value in said.items() if value}},
+        "quantization": {"name": "ptq"},
+        "target": {"name": "openvino"},
+    }
+    _aim(table, target)
+    faults = [fault for override in overrides if (fault := _lay_over(table, override))]
+    return parse(table, f"for {source}", Path.cwd(), faults)
+
+
+def _name_of(source: str) -> str:
+    """A name for files: the function's, or the file's without its suffix."""
+    name = source.rpartition(":")[2] if ":" in source else Path(source).stem
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".-") or "network"
+
+
+def _own(table: Mapping[str, Any], folder: Path, faults: list[str]) -> Own | None:
+    body = _table(table, "network", faults)
+    if not body:
+        return None
+    faults += _unknown(body, NETWORK_KEYS, "network.")
+    source = _text(body, "source", "", "network.source", faults)
+    preprocess = _text(body, "preprocess", "", "network.preprocess", faults)
+    try:
+        return Own(
+            source=str((folder / source).resolve()) if _is_file(source) else source,
+            folder=(folder / _text(body, "folder", ".", "network.folder", faults)).resolve(),
+            inputs=declare.parse_inputs(_texts(body, "inputs", faults)),
+            states=tuple(map(declare.parse_state, _texts(body, "states", faults))),
+            preprocess=declare.parse_preprocess(preprocess) if preprocess else None,
+            metric=_text(body, "metric", "", "network.metric", faults),
+        )
+    except UsageError as error:
+        faults.append(f"network: {error.message}; {error.hint}")
+        return Own(source=source, folder=folder)
+
+
+def _is_file(source: str) -> bool:
+    return ":" not in source or Path(source).suffix in (".onnx", ".pt2")
+
+
+def _texts(table: Mapping[str, Any], key: str, faults: list[str]) -> list[str]:
+    value = table.get(key, [])
+    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        return list(value)
+    faults.append(f"network.{key}: {value!r} is not a list of texts")
+    return []
+
+
+def _told_own(own: Own) -> dict[str, Any]:
+    return {
+        "source": own.source,
+        "folder": str(own.folder),
+        "inputs": [declare.told_input(spec) for spec in own.inputs],
+        "states": [f"{name}={output}" for name, output in own.states],
+        "preprocess": declare.told_preprocess(own.preprocess) if own.preprocess else "",
+        "metric": own.metric,
     }
 
 
@@ -254,11 +347,18 @@ def build(kind: type[Any], table: Mapping[str, Any], where: str) -> tuple[Any, l
 
 def _as_declared(value: Any, hint: Any) -> Any:
     """TOML has lists and no tuples, and writes 1 where a float is meant."""
+    if isinstance(value, Mapping) and _is_mapping(hint) and get_args(hint):
+        return {key: _as_declared(item, get_args(hint)[1]) for key, item in value.items()}
     if isinstance(value, list) and _names(hint, tuple):
         return tuple(_as_declared(item, get_args(hint)[0] if get_args(hint) else Any) for item in value)
     if isinstance(value, int) and not isinstance(value, bool) and not fits(value, hint) and fits(0.0, hint):
         return float(value)
     return value
+
+
+def _is_mapping(hint: Any) -> bool:
+    origin = get_origin(hint)
+    return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
 def _names(hint: Any, kind: type) -> bool:
@@ -280,7 +380,7 @@ def fits(value: Any, hint: Any) -> bool:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return all(fits(item, arguments[0]) for item in value)
         return len(value) == len(arguments) and all(map(fits, value, arguments))
-    if isinstance(origin, type) and issubclass(origin, Mapping):
+    if _is_mapping(hint):
         return isinstance(value, Mapping) and all(fits(item, arguments[1]) for item in value.values())
     if hint in (int, float):
         return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)

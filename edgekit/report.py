@@ -130,21 +130,26 @@ def lines(report: Report) -> list[tuple[str, str]]:
 
 def accuracy_line(accuracy: Mapping[str, Any]) -> str:
     """Both scores and the drop, and whether the drop is more than noise."""
-    low, high = (100 * bound for bound in accuracy["drop_interval"])
     verdict = "beyond the noise" if accuracy["significant"] else "inside the noise"
+    share = accuracy.get("share", True)
+    factor, unit, points, digits = (100, "%", " points", 2) if share else (1, "", "", 4)
+    low, high = (factor * bound for bound in accuracy["drop_interval"])
+    before, after = (f"{factor * accuracy[side]:.{digits}f}{unit}" for side in ("reference", "target"))
     return (
-        f"{accuracy['metric']} {100 * accuracy['reference']:.2f}% -> {100 * accuracy['target']:.2f}% on "
-        f"{accuracy['samples']} held-out samples; drop {100 * accuracy['drop']:+.2f} points, "
-        f"95% interval [{low:+.2f}, {high:+.2f}]: {verdict}"
+        f"{accuracy['metric']} {before} -> {after} on {accuracy['samples']} held-out samples; "
+        f"drop {factor * accuracy['drop']:+.{digits}f}{points}, "
+        f"95% interval [{low:+.{digits}f}, {high:+.{digits}f}]: {verdict}"
     )
 
 
 def latency_lines(latency: Mapping[str, Any]) -> list[str]:
     """One line for sizes as they come, one for the fixed size, when they were measured."""
-    found = [f"sizes as they come: {_pair(latency)}"] if latency.get("fixed_shape") else [_pair(latency)]
+    name = latency.get("reference_engine", "PyTorch")
+    pair = _pair(latency, name)
+    found = [f"sizes as they come: {pair}"] if latency.get("fixed_shape") else [pair]
     if fixed := latency.get("fixed_shape"):
         shape = ", ".join(f"{dim} {size}" for dim, size in fixed["shape"].items())
-        found.append(f"fixed to {shape}: {_pair(fixed)}")
+        found.append(f"fixed to {shape}: {_pair(fixed, name)}")
     if parts := latency["target"].get("parts"):
         found.append(
             "of that, on the device: " + ", ".join(f"{PARTS[part]} {parts[part]:.3f} ms" for part in parts)
@@ -154,7 +159,7 @@ def latency_lines(latency: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _pair(latency: Mapping[str, Any]) -> str:
+def _pair(latency: Mapping[str, Any], name: str = "PyTorch") -> str:
     target, reference = latency["target"], latency.get("reference")
     own = (
         f"p50 {target['p50_ms']:.2f} ms, p90 {target['p90_ms']:.2f}, p99 {target['p99_ms']:.2f}, "
@@ -162,7 +167,8 @@ def _pair(latency: Mapping[str, Any]) -> str:
     )
     if not reference:
         return own
-    return f"{own}; PyTorch p50 {reference['p50_ms']:.2f} ms: {latency['speedup']:.2f} times as fast"
+    faster = f"{latency['speedup']:.2f} times as fast"
+    return f"{own}; {name} p50 {reference['p50_ms']:.2f} ms: {faster}"
 
 
 PAGE = Template("""<!doctype html>

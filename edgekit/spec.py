@@ -69,6 +69,8 @@ class Own:
     states: tuple[tuple[str, str], ...] = ()
     preprocess: Preprocess | None = None
     metric: str = ""
+    module: torch.nn.Module | None = field(default=None, compare=False, repr=False)
+    """The network itself, where Python has handed it over; `source` is then only a name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,8 @@ class Recipe:
     """The profile of the board that it is for; empty: any."""
     seed: int = 0
     weights: Path | None = None
+    own: Own | None = None
+    """A network of the user's own: `model`, `task` and `data` are empty then."""
     folders: Mapping[str, Path] = field(default_factory=dict)
     """A user's own folder in place of a split of the data: `test`, `calibration`."""
 
@@ -288,7 +292,8 @@ class TargetPlugin(Protocol):
     `compile_module(module, inputs, outputs, states, precision, options, out)` takes the place of
     `compile` where the engine is not made from ONNX. `examine(graph, precision, versions)` tells
     all that a graph meets there, and `trial(graph, shapes, precision, options)` builds it on trial
-    with what is installed.
+    with what is installed. `lower(graph)` changes a graph in place into what the engine is made
+    from, where the bundle holds no such graph.
     """
 
     REQUIRES: tuple[str, ...]

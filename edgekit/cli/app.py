@@ -164,6 +164,8 @@ def check_target(
     precision: options.Precision = None,
     weights: options.Weights = None,
     calibration: options.Calibration = None,
+    input_: options.Input = None,
+    state: options.State = None,
     seed: options.Seed = None,
     set_: options.Set = None,
     json: options.Json = False,
@@ -175,7 +177,7 @@ def check_target(
 
     said = {
         "target": target, "board": board, "precision": precision, "weights": weights,
-        "calibration": calibration, "seed": seed, "overrides": set_ or (),
+        "calibration": calibration, "network": _network(input_, state), "seed": seed, "overrides": set_ or (),
     }  # fmt: skip
     with output.progress(quiet, verbose) as progress:
         found = pipeline.check_target(model, said, progress)
@@ -209,6 +211,8 @@ def export(
     model: options.Model,
     out: options.Output = None,
     weights: options.Weights = None,
+    input_: options.Input = None,
+    state: options.State = None,
     seed: options.Seed = None,
     set_: options.Set = None,
     json: options.Json = False,
@@ -218,7 +222,7 @@ def export(
     """Write the ONNX graph, checked against PyTorch at shapes it was never traced at."""
     from edgekit import pipeline
 
-    recipe = _recipe(model, set_, weights=weights, seed=seed)
+    recipe = _recipe(model, set_, weights=weights, network=_network(input_, state), seed=seed)
     with output.progress(quiet, verbose) as progress:
         artifact = pipeline.export(recipe, out, progress)
     output.exported(artifact, json, quiet)
@@ -234,6 +238,12 @@ def quantize(
     weights: options.Weights = None,
     data: options.Data = None,
     calibration: options.Calibration = None,
+    input_: options.Input = None,
+    state: options.State = None,
+    metric: options.Metric = None,
+    preprocess: options.Preprocessing = None,
+    max_drop: options.MaxDrop = None,
+    max_error: options.MaxError = None,
     seed: options.Seed = None,
     set_: options.Set = None,
     json: options.Json = False,
@@ -245,7 +255,8 @@ def quantize(
 
     recipe = _recipe(
         model, set_, target=target, precision="int8", device=device, weights=weights, data=data,
-        calibration=calibration, seed=seed,
+        calibration=calibration, network=_network(input_, state, metric, preprocess),
+        **_shares(max_drop, max_error), seed=seed,
     )  # fmt: skip
     with output.progress(quiet, verbose) as progress:
         report = pipeline.compile(recipe, out, progress)
@@ -268,6 +279,12 @@ def compile(
     board: options.Board = None,
     compute_capability: options.Capabilities = None,
     kit: options.Kit = False,
+    input_: options.Input = None,
+    state: options.State = None,
+    metric: options.Metric = None,
+    preprocess: options.Preprocessing = None,
+    max_drop: options.MaxDrop = None,
+    max_error: options.MaxError = None,
     seed: options.Seed = None,
     set_: options.Set = None,
     json: options.Json = False,
@@ -280,11 +297,30 @@ def compile(
     recipe = _recipe(
         model, set_, target=target, precision=precision, device=device, weights=weights, data=data,
         calibration=calibration, board=board, compute_capabilities=_capabilities(compute_capability),
-        seed=seed,
+        network=_network(input_, state, metric, preprocess), **_shares(max_drop, max_error), seed=seed,
     )  # fmt: skip
     with output.progress(quiet, verbose) as progress:
         report = pipeline.compile(recipe, out, progress)
     return _finish(report, json, quiet, asked=kit or compute_capability is not None)
+
+
+def _network(
+    inputs: Sequence[str] | None,
+    states: Sequence[str] | None,
+    metric: str | None = None,
+    preprocess: str | None = None,
+) -> dict[str, Any] | None:
+    """What was said of a network of the user's own; None when nothing was."""
+    said = {"inputs": inputs, "states": states, "metric": metric, "preprocess": preprocess}
+    return {key: value for key, value in said.items() if value} or None
+
+
+def _shares(max_drop: str | None, max_error: str | None) -> dict[str, float]:
+    """The limits that were given, as shares."""
+    from edgekit.declare import parse_share
+
+    said = {"max_drop": ("--max-drop", max_drop), "max_error": ("--max-error", max_error)}
+    return {key: parse_share(text, option) for key, (option, text) in said.items() if text is not None}
 
 
 def _capabilities(said: str | None) -> tuple[str, ...]:
@@ -304,6 +340,13 @@ def check(
     weights: options.Weights = None,
     data: options.Data = None,
     calibration: options.Calibration = None,
+    input_: options.Input = None,
+    state: options.State = None,
+    metric: options.Metric = None,
+    preprocess: options.Preprocessing = None,
+    max_drop: options.MaxDrop = None,
+    max_error: options.MaxError = None,
+    layers: options.Layers = False,
     seed: options.Seed = None,
     set_: options.Set = None,
     json: options.Json = False,
@@ -315,9 +358,14 @@ def check(
 
     said = {
         "target": target, "precision": precision, "weights": weights, "calibration": calibration,
-        "seed": seed,
+        "seed": seed, "network": _network(input_, state, metric, preprocess),
+        **_shares(max_drop, max_error),
     }  # fmt: skip
     subject = _subject(model, set_, said, device=device, data=data)
+    if layers:
+        with output.progress(quiet, verbose) as progress:
+            found, page = pipeline.layers(subject, progress)
+        return output.layers(found, page, json, quiet)
     with output.progress(quiet, verbose) as progress:
         report = pipeline.check(subject, progress, device, data)
     return _finish(report, json, quiet)
@@ -330,6 +378,8 @@ def bench(
     precision: options.Precision = None,
     device: options.Device = None,
     weights: options.Weights = None,
+    input_: options.Input = None,
+    state: options.State = None,
     seed: options.Seed = None,
     set_: options.Set = None,
     json: options.Json = False,
@@ -339,7 +389,13 @@ def bench(
     """Measure latency against PyTorch, one process each, in turn."""
     from edgekit import pipeline
 
-    said = {"target": target, "precision": precision, "weights": weights, "seed": seed}
+    said = {
+        "target": target,
+        "precision": precision,
+        "weights": weights,
+        "seed": seed,
+        "network": _network(input_, state),
+    }
     subject = _subject(model, set_, said, device=device)
     with output.progress(quiet, verbose) as progress:
         report = pipeline.bench(subject, progress, device)

@@ -8,14 +8,20 @@ from typing import Annotated
 import typer
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A built-in name (see `edgekit list models`) or a recipe.toml.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A built-in name, a recipe.toml, module:function, or a .onnx or .pt2 file."
+    ),
 ]
 ModelOrBundle = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A bundle folder, a built-in name or a recipe.toml.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A bundle folder, a built-in name, a recipe.toml, or a network of your own."
+    ),
 ]
 Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `edgekit compile` wrote.")]
 ModelOrGraph = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A built-in name, a recipe.toml or an ONNX file.")
+    str, typer.Argument(metavar="MODEL", help="A built-in name, a recipe.toml, or a network of your own.")
 ]
 Target = Annotated[
     str | None,
@@ -27,14 +33,48 @@ Precision = Annotated[
 Device = Annotated[str | None, typer.Option(help="Device of the engine: CPU, GPU, NPU, AUTO.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.")]
 Weights = Annotated[Path | None, typer.Option(help="Your own weights: .safetensors or .pt.")]
-Data = Annotated[Path | None, typer.Option(help="Your own labelled images to prove it on: a folder.")]
-Calibration = Annotated[Path | None, typer.Option(help="Your own labelled images to calibrate int8 on.")]
+Data = Annotated[
+    Path | None, typer.Option(help="Your own data to prove it on: .npz, a folder of feeds or of images.")
+]
+Calibration = Annotated[
+    Path | None, typer.Option(help="Your own samples to calibrate int8 on, in the same forms.")
+]
 Board = Annotated[str | None, typer.Option(help="Profile of the board it is for: see `edgekit list boards`.")]
 Capabilities = Annotated[
     str | None,
     typer.Option(
         "--compute-capability", metavar="8.6,8.9,...", help="GPUs that TensorRT-RTX builds for without them."
     ),
+]
+Input = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="NAME=TYPE[SIZES]",
+        help="An input of your own network: x=float32\\[batch:1..8,3,64].",
+    ),
+]
+State = Annotated[
+    list[str] | None,
+    typer.Option("--state", metavar="INPUT=OUTPUT", help="A hidden state and the output that feeds it."),
+]
+Metric = Annotated[
+    str | None, typer.Option(help="accuracy, top5, mse, mae, or module:function(outputs, target).")
+]
+Preprocessing = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocess", metavar="KEY=VALUE,...", help="Image to input: size=224x224,mean=0.5,std=0.5."
+    ),
+]
+MaxDrop = Annotated[
+    str | None, typer.Option("--max-drop", metavar="0.5%", help="Largest drop of the metric that passes.")
+]
+MaxError = Annotated[
+    str | None, typer.Option("--max-error", metavar="5%", help="Largest relative L2 error that passes.")
+]
+Layers = Annotated[
+    bool, typer.Option("--layers", help="Compare layer by layer: where do reference and engine part?")
 ]
 Kit = Annotated[bool, typer.Option("--kit", help="Ask for a build kit: exit 0 when one was written.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random; the recipe's by default.")]

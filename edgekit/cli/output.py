@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgekit.report import Report
     from edgekit.spec import Artifact
     from edgekit.steps.check_target import Examination
+    from edgekit.steps.layers import LayerReport
     from edgekit.steps.train import TrainProgress
 
 LOG_EVERY_S = 10.0
@@ -198,6 +199,20 @@ def trial_line(found: Examination) -> str:
         return f"{trial['by']}{foreign}, refused it: {trial['said']}"
     layers = ", ".join(f"{count} {precision}" for precision, count in trial.get("layers", {}).items())
     return f"{trial['by']}{foreign}, built it" + (f": {layers} layers" if layers else "")
+
+
+def layers(found: LayerReport, page: Path, as_json: bool, quiet: bool) -> int:
+    """Say where reference and engine part; 1 when the error jumps at a layer."""
+    if as_json:
+        print(json.dumps({**found.told(), "page": str(page)}, indent=1, ensure_ascii=False))
+    elif not quiet:
+        from edgekit.steps.layers import COLUMNS
+
+        rows = [dict(zip(COLUMNS, row.cells(), strict=True)) for row in found.rows]
+        table(rows, as_json=False, empty="no layer is in both graphs")
+        print(found.sentence())
+        print(page)
+    return 1 if found.first_jump or found.wrong_export else 0
 
 
 def exported(artifact: Artifact, as_json: bool, quiet: bool) -> None:

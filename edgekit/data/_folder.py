@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from edgekit.runtime.errors import BadFileError
 from edgekit.runtime.manifest import Labels, Preprocess
@@ -21,7 +22,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", "
 class FolderDataset:
     """Labelled images, read and prepared when they are asked for."""
 
-    def __init__(self, pairs: Sequence[tuple[Path, str]], preprocess: Preprocess) -> None:
+    def __init__(self, pairs: Sequence[tuple[Path, Any]], preprocess: Preprocess) -> None:
         self._pairs = pairs
         self._preprocess = preprocess
 
@@ -48,7 +49,7 @@ def load_folder(folder: Path, preprocess: Preprocess, labels: Labels) -> FolderD
             what = "is a file" if folder.exists() else "does not exist"
             raise BadFileError(f"the data folder {folder} {what}", "give a folder of labelled images")
         listed = folder / LABEL_FILE
-        pairs = _listed(listed) if listed.is_file() else _by_class(folder)
+        pairs = read_listed(listed) if listed.is_file() else by_class(folder)
     except OSError as error:
         raise BadFileError(f"the data folder {folder} cannot be read: {error.strerror}") from error
     if not pairs:
@@ -59,20 +60,26 @@ def load_folder(folder: Path, preprocess: Preprocess, labels: Labels) -> FolderD
     return FolderDataset([(path, _target(label, labels, where)) for path, label, where in pairs], preprocess)
 
 
-def _by_class(folder: Path) -> list[tuple[Path, str, str]]:
+def by_class(folder: Path) -> list[tuple[Path, str, str]]:
+    """The images of every sub-folder: file, name of the sub-folder, and where that is said."""
     files = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
     return [(path, path.parent.name, str(path)) for path in files]
 
 
-def _listed(listed: Path) -> list[tuple[Path, str, str]]:
+def read_listed(listed: Path, what: str = "image") -> list[tuple[Path, str, str]]:
+    """The lines `file<TAB>label` of a list: file, label, and where that is said.
+
+    Raises:
+        BadFileError: a line is not of that form, or its file is missing or outside the folder.
+    """
     try:
         lines = listed.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise BadFileError(f"{listed} is not UTF-8 text: {error}") from error
-    return [_pair(listed, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    return [_pair(listed, number, line, what) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def _pair(listed: Path, number: int, line: str) -> tuple[Path, str, str]:
+def _pair(listed: Path, number: int, line: str, what: str) -> tuple[Path, str, str]:
     where = f"{listed}, line {number}"
     name, tab, label = line.partition("\t")
     path = listed.parent / name
@@ -81,7 +88,7 @@ def _pair(listed: Path, number: int, line: str) -> tuple[Path, str, str]:
     if name and listed.parent.resolve() not in path.resolve().parents:
         raise BadFileError(f"{where}: {name!r} leaves the folder", "list files of the folder only")
     if not name or not path.is_file():
-        raise BadFileError(f"{where}: the image {name!r} does not exist", "correct the line")
+        raise BadFileError(f"{where}: the {what} {name!r} does not exist", "correct the line")
     return path, label, where
 
 

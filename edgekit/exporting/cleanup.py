@@ -21,11 +21,14 @@ _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 _PRODUCER = "edgekit"
 
 
-def clean(model: ir.Model, modules: Collection[str], parameters: Collection[str]) -> None:
+def clean(
+    model: ir.Model, modules: Collection[str], parameters: Collection[str], *, inside: str = ""
+) -> None:
     """Cleans `model` in place.
 
     `modules` and `parameters` are the names in the PyTorch network (`named_modules`, `state_dict`):
-    nodes and initializers are named after them. Raises UnsupportedError if a node is left that is
+    nodes and initializers are named after them, without the path of the module that they are `inside`
+    of. Raises UnsupportedError if a node is left that is
     not a standard ONNX operator.
     """
     _refuse_foreign_operators(model)
@@ -36,9 +39,9 @@ def clean(model: ir.Model, modules: Collection[str], parameters: Collection[str]
         node.metadata_props.clear()
         node.meta.clear()
         node.doc_string = None
-        if path:
+        if path := _inside(path, inside):
             node.metadata_props[MODULE_KEY] = path
-    _rename(model, parameters)
+    _rename(model, parameters, inside)
     _strip(model)
 
 
@@ -49,10 +52,29 @@ def _nodes(model: ir.Model) -> Iterator[ir.Node]:
     yield from ir.traversal.RecursiveGraphIterator(model.graph)
 
 
+def _inside(path: str, outer: str) -> str:
+    """`path` as it is called from the module `outer`."""
+    return "" if path == outer else path.removeprefix(f"{outer}.")
+
+
 def _scopes(node: ir.Node) -> list[str]:
     """Paths of the modules around a node, outermost first, as the exporter recorded them."""
     recorded = node.metadata_props.get(_SCOPES_KEY)
-    return [str(scope) for scope in ast.literal_eval(recorded)[:-1]] if recorded else []
+    if recorded:
+        return [str(scope) for scope in ast.literal_eval(recorded)[:-1]]
+    return _script_scopes(node.name or "")
+
+
+def _script_scopes(name: str) -> list[str]:
+    """The same from a TorchScript name: `/cnn/cnn.0/Conv` is in cnn and cnn.0."""
+    scopes: list[str] = []
+    path = before = ""
+    for part in name.split("/")[1:-1] if name.startswith("/") else ():
+        nested = before and part.startswith(f"{before}.")
+        path = path + part[len(before) :] if nested else f"{path}.{part}".lstrip(".")
+        before = part
+        scopes.append(path)
+    return scopes
 
 
 def _module_path(node: ir.Node, modules: Collection[str], parameters: Collection[str]) -> str:
@@ -133,12 +155,16 @@ class _Names:
         return name
 
 
-def _rename(model: ir.Model, parameters: Collection[str]) -> None:
+def _rename(model: ir.Model, parameters: Collection[str], inside: str) -> None:
     """Names nodes by module and operator, values by their node; inputs, outputs and weights keep theirs."""
     graph = model.graph
     fixed = {str(value.name) for value in (*graph.inputs, *graph.outputs)}
-    kept = fixed | (set(parameters) & set(graph.initializers))
+    weights = [value for name, value in graph.initializers.items() if name in parameters]
+    kept = fixed | {str(value.name) for value in weights}
     nodes, values = _Names(()), _Names(kept)
+    for weight in weights if inside else ():
+        weight.name = values.unique(_inside(str(weight.name), inside))
+        kept.add(weight.name)
     for node in _nodes(model):
         path = node.metadata_props.get(MODULE_KEY, "")
         node.name = nodes.unique(f"{path}/{node.op_type}" if path else node.op_type)

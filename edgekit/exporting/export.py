@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgekit.exporting.blame import NetworkError, users_network
 from edgekit.exporting.recheck import ranges_of, recheck, state_inputs
 from edgekit.runtime.errors import BadFileError, UnsupportedError, UsageError
 from edgekit.runtime.manifest import State, TensorSpec
@@ -16,6 +17,8 @@ from edgekit.spec import Artifact
 if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import nn
+
+    from edgekit.exporting.capture import Captured
 
 OPSET = 18
 """What the exporter is written in: any other number goes through a version converter."""
@@ -41,9 +44,11 @@ def export_onnx(
     options and versions give the same bytes.
 
     Raises UsageError for an unknown opset, BadFileError for NaN or infinite weights, UnsupportedError
-    if the network cannot be expressed or the graph differs from it, MissingPackageError without ONNX
-    Runtime.
+    if the network cannot be expressed or the graph differs from it in every way there is to export it,
+    with the reason of each, MissingPackageError without ONNX Runtime.
     """
+    from edgekit.exporting.attempts import first_that_works, more_shapes
+    from edgekit.exporting.capture import Asked
     from edgekit.exporting.recurrent import evaluation_copy
 
     _refuse_unknown_opset(opset)
@@ -51,12 +56,21 @@ def export_onnx(
     reference = evaluation_copy(module)
     every_input = (*inputs, *state_inputs(inputs, states))
     every_output = (*outputs, *(TensorSpec(state.output, state.shape) for state in states))
-    graph = _graph(reference, every_input, every_output, opset)
+    sizes = _trace_sizes(every_input)
+    asked = Asked(inputs=every_input, outputs=[spec.name for spec in every_output], sizes=sizes, opset=opset)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
         draft = Path(folder) / "model.onnx"
-        draft.write_bytes(_serialized(graph))
-        error = recheck(draft, reference, inputs, states, shapes, seed=seed)
+
+        def prove(made: Captured, network: nn.Module, wide: bool) -> tuple[float, tuple[TensorSpec, ...]]:
+            graph = made.graph
+            _finish(made, reference, every_input, every_output, opset)
+            draft.write_bytes(_serialized(graph))
+            looked_at = more_shapes(every_input, sizes) if wide and shapes is None else shapes
+            error = recheck(draft, network, inputs, states, looked_at, seed=seed)
+            return error, _output_specs(graph, outputs)
+
+        way, (error, found) = first_that_works(reference, asked, prove)
         digest = hashlib.sha256(draft.read_bytes()).hexdigest()
         draft.replace(path)
     return Artifact(
@@ -64,9 +78,9 @@ def export_onnx(
         path=path,
         sha256=digest,
         inputs=tuple(inputs),
-        outputs=_output_specs(graph, outputs),
+        outputs=found,
         states=tuple(states),
-        made_by={"step": "export", "opset": opset, "recheck_rel_l2": error, **_versions()},
+        made_by={"step": "export", "opset": opset, "way": way, "recheck_rel_l2": error, **_versions()},
     )
 
 
@@ -86,10 +100,11 @@ def refuse_bad_weights(module: nn.Module) -> None:
     """
     import torch
 
-    for name, parameter in module.named_parameters():
+    network = users_network(module)
+    for name, parameter in network.named_parameters():
         if not torch.isfinite(parameter).all():
             raise _bad_weight(name, "NaN" if torch.isnan(parameter).any() else "infinite values")
-    for name, buffer in module.named_buffers():
+    for name, buffer in network.named_buffers():
         if torch.isnan(buffer).any():
             raise _bad_weight(name, "NaN")
 
@@ -98,21 +113,25 @@ def _bad_weight(name: str, what: str) -> BadFileError:
     return BadFileError(f"the weight '{name}' holds {what}", "train again or load another checkpoint")
 
 
-def _graph(
-    reference: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], opset: int
-) -> ir.Model:
-    from edgekit.exporting.capture import capture
+def _finish(
+    made: Captured,
+    reference: nn.Module,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    opset: int,
+) -> None:
+    """Makes the exporter's graph the canonical one, in place, in the names of the user's network."""
+    from edgekit.exporting.capture import quiet
     from edgekit.exporting.cleanup import clean
-    from edgekit.exporting.recurrent import evaluation_copy, keep_recurrent_whole
 
-    modules = {name for name, _ in reference.named_modules()}
-    network = keep_recurrent_whole(evaluation_copy(reference))
-    model = capture(network, inputs, [spec.name for spec in outputs], _trace_sizes(inputs), opset)
+    model = made.graph
     if model.opset_imports.get("") != opset:
         raise UnsupportedError(f"the network has no form in opset {opset}", f"use {OPSET}")
-    clean(model, modules, set(network.state_dict()))
+    wrapped = users_network(reference) is not reference
+    modules = {name for name, _ in reference.named_modules()}
+    with quiet():
+        clean(model, modules, made.weights, inside="network" if wrapped else "")
     _name_dimensions(model, inputs, outputs)
-    return model
 
 
 def _trace_sizes(inputs: Sequence[TensorSpec]) -> dict[str, int]:
@@ -163,7 +182,7 @@ def _refuse_other_shape(spec: TensorSpec, found: ir.Shape) -> None:
         for want, have in zip(spec.shape, found, strict=True)
     )
     if not same:
-        raise UnsupportedError(
+        raise NetworkError(
             f"output '{spec.name}' has shape {tuple(map(str, found))}, declared is {spec.shape}",
             "correct the declared outputs of the model",
         )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgekit.exporting.blame import packed_error
 from edgekit.exporting.recurrent_op import GATES, reorder
 from edgekit.runtime.errors import UnsupportedError
 
@@ -51,9 +52,7 @@ class _Recurrent(nn.Module):
 
     def forward(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
         if not isinstance(input, Tensor):
-            raise UnsupportedError(
-                "a packed sequence cannot be exported", "pass the padded tensor to the recurrent layer"
-            )
+            raise packed_error()
         if input.dim() == 2:
             return self._single(input, hx)
         x = input.transpose(0, 1) if self.batch_first else input
@@ -61,13 +60,14 @@ class _Recurrent(nn.Module):
         finals = []
         for index in range(self.depth):
             part = slice(index * self.directions, (index + 1) * self.directions)
-            states = (None if state is None else state[part] for state in (h0, c0))
-            x, h, c = self.get_submodule(f"l{index}")(
-                x, *states, self.batch_first and index == self.depth - 1
-            )
+            given = (None if state is None else state[part] for state in (h0, c0))
+            x, h, c = self.get_submodule(f"l{index}")(x, *given, self.batch_first and index == self.depth - 1)
             finals.append((h, c))
-        h, c = (values[0] if self.depth == 1 else torch.cat(values) for values in zip(*finals, strict=True))
-        return x, (h, c) if self.has_cell else h
+        kept = finals if self.has_cell else [(h,) for h, _ in finals]  # the others have no cell state
+        states = tuple(
+            values[0] if self.depth == 1 else torch.cat(values) for values in zip(*kept, strict=True)
+        )
+        return x, states if self.has_cell else states[0]
 
     def _single(self, input: Tensor, hx: Any) -> tuple[Tensor, Any]:
         """One sequence without a batch dimension."""

@@ -117,7 +117,8 @@ def _translation(opset: int) -> Callable[..., Any]:
         else:  # (time, directions, batch, hidden): directions go beside hidden
             y = op.Transpose(y, perm=(2, 0, 1, 3) if batch_first else (0, 2, 1, 3))
             y = op.Reshape(y, op.Constant(value_ints=[0, 0, directions * hidden]))
-        return y, states[0], states[-1]
+        # The exporter writes each result's shape on its value: the empty cell state needs one of its own.
+        return y, states[0], states[1] if mode == "LSTM" else op.Identity(states[0])
 
     return translate
 

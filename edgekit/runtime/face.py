@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, TextIO
 
 import numpy as np
 
-from .errors import BadFileError, EdgekitError, SystemRefusedError, UsageError
+from ._ending import cleaned_up_on_sigterm, exit_code
+from .errors import BadFileError, UsageError
 from .manifest import read_manifest, verify
 from .proof import GOLDEN, Check, Parity, load_pairs, summary
 from .session import Session, open_bundle, open_runner
@@ -23,23 +23,14 @@ BUILDERS = ("tensorrt", "tensorrt_rtx")
 
 
 def main(folder: Path, arguments: Optional[Sequence[str]] = None) -> int:
-    """Run one verb on the bundle in `folder`; the answer is the exit code."""
+    """Run one verb on the bundle in `folder`; the answer is the exit code, never a traceback."""
     options = _parser().parse_args(arguments)
     verbs = {"check": check, "bench": bench, "infer": infer, "build": build, "worker": worker}
     try:
-        return verbs[options.verb](folder, options)
-    except EdgekitError as error:
-        _refuse(error, options)
-        return error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read standard output has gone
-        return 0
-    except OSError as error:
-        refused = SystemRefusedError("the system refused: {}".format(error), "look at space and permissions")
-        _refuse(refused, options)
-        return refused.exit_code
-    except KeyboardInterrupt:
-        return 130
+        with cleaned_up_on_sigterm():
+            return verbs[options.verb](folder, options)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  every bug becomes exit 70
+        return exit_code(error, options.json)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,14 +54,6 @@ def _parser() -> argparse.ArgumentParser:
     hidden.add_argument("--feeds", required=True)
     hidden.add_argument("--shapes", type=json.loads, default={})
     return parser
-
-
-def _refuse(error: EdgekitError, options: argparse.Namespace) -> None:
-    if options.json:
-        print(json.dumps({"error": {"code": error.code, "message": error.message, "hint": error.hint}}))
-    print("error: {}".format(error.message), file=sys.stderr)
-    if error.hint:
-        print("  try: {}".format(error.hint), file=sys.stderr)
 
 
 def check(folder: Path, options: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Tuple, Union
 
 import numpy as np
@@ -142,7 +143,7 @@ def _checked(image: np.ndarray, where: str) -> np.ndarray:
 def _read_npy(path: Path) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as cause:
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as cause:
         raise BadFileError(
             f"{path}: not a readable .npy array ({cause})", "write it with numpy.save"
         ) from cause

@@ -61,24 +61,24 @@ class Parity:
         self.same = 0
         self.answers = 0
         self._labels = labels
-        self._noise = 0.0
-        self._signal = 0.0
+        self._sums: Dict[str, List[float]] = {}
 
     def add(self, reference: Feeds, target: Feeds) -> None:
         """Compare the outputs of one call; the first output is the one that is decoded."""
         for position, (name, expected) in enumerate(reference.items()):
-            self._add_array(expected, target[name])
+            self._add_array(name, expected, target[name])
             if position == 0 and self._labels is not None:
                 self._add_answers(decode(expected, self._labels), decode(target[name], self._labels))
 
-    def _add_array(self, expected: np.ndarray, found: np.ndarray) -> None:
+    def _add_array(self, name: str, expected: np.ndarray, found: np.ndarray) -> None:
+        sums = self._sums.setdefault(name, [0.0, 0.0])
         if expected.shape != found.shape or not np.isfinite(found).all():
-            self.max_abs = self._noise = math.inf
+            self.max_abs = sums[0] = math.inf
             return
         difference = found.astype(np.float64) - expected.astype(np.float64)
         self.max_abs = max(self.max_abs, float(np.abs(difference).max(initial=0.0)))
-        self._noise += float((difference**2).sum())
-        self._signal += float((expected.astype(np.float64) ** 2).sum())
+        sums[0] += float((difference**2).sum())
+        sums[1] += float((expected.astype(np.float64) ** 2).sum())
 
     def _add_answers(self, expected: Sequence[Any], found: Sequence[Any]) -> None:
         self.answers += len(expected)
@@ -87,9 +87,13 @@ class Parity:
     @property
     def rel_l2(self) -> float:
         """Relative L2 error; infinite for another shape, NaN or infinity."""
-        if self._noise == 0:
-            return 0.0
-        return math.sqrt(self._noise / self._signal) if self._signal else math.inf
+        sums = self._sums.values()
+        return _relative(sum(noise for noise, _ in sums), sum(signal for _, signal in sums))
+
+    @property
+    def by_output(self) -> Dict[str, float]:
+        """The relative L2 error of each output by itself: a small one hides behind a large one otherwise."""
+        return {name: _relative(*sums) for name, sums in self._sums.items()}
 
     @property
     def sqnr_db(self) -> float:
@@ -109,11 +113,23 @@ class Parity:
             Check(prefix + ".max_abs", self.max_abs),
             Check(prefix + ".sqnr", self.sqnr_db, None, "dB", at_least=True),
         ]
+        if len(self._sums) > 1:
+            limit = limits.get("rel_l2")
+            found += [
+                Check("{}.rel_l2.{}".format(prefix, name), error, limit)
+                for name, error in self.by_output.items()
+            ]
         if self.answers:
             found.append(
                 Check(prefix + ".agreement", self.agreement, limits.get("agreement"), "", at_least=True)
             )
         return found
+
+
+def _relative(noise: float, signal: float) -> float:
+    if noise == 0:
+        return 0.0
+    return math.sqrt(noise / signal) if signal else math.inf
 
 
 def paired_drop(reference: np.ndarray, target: np.ndarray) -> Tuple[float, float, float]:

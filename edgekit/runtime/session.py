@@ -72,7 +72,8 @@ class Session:
         self._carried = {}
 
     def predict(self, image: Union[str, Path, np.ndarray]) -> Any:
-        """What the network says of one image: the text it reads, or the class it sees.
+        """What the network says of one image: the text it reads, the class it sees; without labels the
+        outputs by name.
 
         `image` is a file, or uint8 of shape (height, width) or (height, width, 3).
 
@@ -81,11 +82,11 @@ class Session:
             UsageError: the bundle's network does not take images.
         """
         preprocess, labels = self.manifest.preprocess, self.manifest.labels
-        if preprocess is None or labels is None:
-            raise UsageError("this bundle says nothing of images or labels", "use infer() with named arrays")
+        if preprocess is None:
+            raise UsageError("this bundle says nothing of images", "use infer() with named arrays")
         pixels = read_image(Path(image)) if isinstance(image, (str, Path)) else image
         outputs = self.infer({self.manifest.inputs[0].name: prepare(pixels, preprocess)})
-        return decode(outputs[self.manifest.outputs[0].name], labels)[0]
+        return outputs if labels is None else decode(outputs[self.manifest.outputs[0].name], labels)[0]
 
     def __enter__(self) -> "Session":
         return self

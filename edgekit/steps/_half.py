@@ -73,10 +73,10 @@ def _rounded(node: onnx.NodeProto, types: Types) -> Iterator[onnx.NodeProto]:
         kind = types.of(name) if name else 0
         if kind not in NAMES or constant_of(node) is not None:
             continue
-        exact, low = f"{name}.exact", f"{name}.{NAMES[kind]}"
+        exact, low = f"{name}/edgekit.exact", f"{name}/edgekit.{NAMES[kind]}"
         node.output[index] = exact
         casts.append(helper.make_node("Cast", [exact], [low], name=f"{low}/Cast", to=kind))
-        casts.append(helper.make_node("Cast", [low], [name], name=f"{name}/Cast", to=_FLOAT))
+        casts.append(helper.make_node("Cast", [low], [name], name=f"{exact}/Cast", to=_FLOAT))
     yield node
     yield from casts
 

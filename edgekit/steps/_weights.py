@@ -137,8 +137,9 @@ def _read_torch(path: Path) -> dict[str, torch.Tensor]:
 def _state_dict(found: object, path: Path) -> dict[str, torch.Tensor]:
     import torch
 
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
+    for name in ("state_dict", "model_state_dict"):  # as Lightning and PyTorch's tutorials save it
+        if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
+            found = found[name]
     if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise BadFileError(f"{path}: holds no state dict", "save module.state_dict()")
     return {str(name): tensor for name, tensor in found.items()}

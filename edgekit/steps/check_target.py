@@ -64,7 +64,7 @@ def check_recipe(recipe: Recipe, progress: Progress = silent) -> Examination:
         UnsupportedError: it cannot be exported, or the board cannot take the target at all.
     """
     aim = Aim(target=recipe.target, precision=recipe.precision, board=recipe.board, device=recipe.device)
-    _, options = target_of(aim.target, aim.board, aim.device)
+    _, options = target_of(aim.target, aim.board, aim.device, aim.precision)
     with TemporaryDirectory(prefix="edgekit-") as scratch:
         progress("export", 0, 0)
         network = load(recipe)
@@ -98,7 +98,7 @@ def check_graph(
 def _examine(aim: Aim, name: str, graph: Path, shapes: Shapes, progress: Progress) -> Examination:
     import onnx
 
-    target, options = target_of(aim.target, aim.board, aim.device)
+    target, options = target_of(aim.target, aim.board, aim.device, aim.precision)
     model = onnx.load(graph)
     versions = boards.versions(boards.read(aim.board)) if aim.board and aim.target.name == "tensorrt" else ()
     examine = getattr(target, "examine", None)
@@ -146,7 +146,8 @@ def read_graph(path: Path) -> onnx.ModelProto:
     import onnx
 
     if not path.is_file():
-        raise BadFileError(f"{path} does not exist", "give the path of an ONNX file")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise BadFileError(f"{path} {what}", "give the path of an ONNX file")
     try:
         model = onnx.load(path)
         if not model.graph.node:
@@ -178,7 +179,7 @@ def declared_inputs(model: onnx.ModelProto) -> tuple[TensorSpec, ...]:
         if not kind.HasField("shape"):
             raise UsageError(f"the input {value.name!r} declares no shape", "export it with its shape")
         dims = tuple(
-            dim.dim_param or (int(dim.dim_value) if dim.HasField("dim_value") else f"{value.name}.{axis}")
+            dim.dim_param or (int(dim.dim_value) if dim.dim_value > 0 else f"{value.name}.{axis}")
             for axis, dim in enumerate(kind.shape.dim)
         )
         dtype = str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))

@@ -10,10 +10,10 @@ from typing import Any
 from edgekit import boards, registry
 from edgekit import recipe as recipes
 from edgekit.runtime.engines import usable_cores
-from edgekit.runtime.errors import UnsupportedError
+from edgekit.runtime.errors import UnsupportedError, UsageError
 from edgekit.runtime.manifest import with_states
 from edgekit.spec import Artifact, Build, Choice, Problem, Progress, Recipe, Shapes, silent
-from edgekit.steps.load import Network, samples
+from edgekit.steps.load import Network, samples, stacked
 
 SEEN = 256
 """Samples whose sizes decide where an engine is tuned."""
@@ -32,7 +32,7 @@ def compile_engine(
     """
     import onnx
 
-    target, options = target_of(recipe.target, recipe.board, recipe.device)
+    target, options = target_of(recipe.target, recipe.board, recipe.device, recipe.precision)
     refuse(target.supports(onnx.load(graph.path), recipe.precision), recipe)
     shapes = shapes_of(network, graph, recipe, options)
     if hasattr(target, "ready") and (reason := target.ready(recipe.precision, options)):
@@ -46,6 +46,11 @@ def compile_engine(
     registry.require(target.REQUIRES)
     out.mkdir()
     if hasattr(target, "compile_module"):
+        if network.module is None:
+            raise UnsupportedError(
+                f"{recipe.name} is a bare ONNX file, and {recipe.target.name} runs PyTorch networks",
+                "use the target onnxruntime or openvino",
+            )
         built: Build = target.compile_module(
             network.module, network.inputs, network.outputs, network.states, recipe.precision, options, out
         )
@@ -54,22 +59,44 @@ def compile_engine(
     return made
 
 
-def target_of(choice: Choice, board: str = "", device: str = "") -> tuple[Any, Any]:
+def target_of(choice: Choice, board: str = "", device: str = "", precision: str = "fp32") -> tuple[Any, Any]:
     """The target's module and its options, with what the board and the device say laid over them.
 
     Raises:
-        UnsupportedError: the target does not run on the board.
+        UnsupportedError: the target does not run on the board, or not in that precision.
+        UsageError: the options contradict the board.
     """
     target = registry.load("target", choice.name)
     options = recipes.options_of(target, choice)
     if board:
         profile = boards.read(board)
         boards.refuse(profile, choice.name)
-        if getattr(options, "dla", -1) >= 0 and not any(profile.dla_cores):
-            raise UnsupportedError(f"{profile.title} has no DLA", "leave target.options.dla out")
+        _refuse_board(profile, options, precision)
         if getattr(options, "workspace_mb", None) == 0:
             options = replace(options, workspace_mb=boards.workspace_mb(profile))
     return target, replace(options, device=device or options.device)
+
+
+def _refuse_board(board: boards.Board, options: Any, precision: str) -> None:
+    """Raise for what the board's hardware or its kind cannot do, before anything is prepared for it."""
+    rest = getattr(options, "rest", "fp32") if precision == "int8" else precision
+    for wanted in dict.fromkeys((precision, rest)):
+        if wanted not in board.precisions:
+            takes = ", ".join(board.precisions)
+            raise UnsupportedError(f"{board.title} does not compute in {wanted}", f"it has {takes}")
+    if getattr(options, "dla", -1) >= 0 and not any(board.dla_cores):
+        raise UnsupportedError(f"{board.title} has no DLA", "leave target.options.dla out")
+    if getattr(options, "hardware_compatible", False) and board.kind == "jetson":
+        raise UnsupportedError(
+            "TensorRT builds hardware-compatible plans on desktop and data-centre GPUs only",
+            "leave target.options.hardware_compatible out: the board builds its own plan",
+        )
+    named = getattr(options, "compute_capabilities", ())
+    if named and board.compute_capability and board.compute_capability not in named:
+        raise UsageError(
+            f"{board.title} has compute capability {board.compute_capability}, not {' or '.join(named)}",
+            "name one or the other",
+        )
 
 
 def shapes_of(network: Network, graph: Artifact, recipe: Recipe, options: Any) -> Shapes:
@@ -78,11 +105,12 @@ def shapes_of(network: Network, graph: Artifact, recipe: Recipe, options: Any) -
     free = {dim for spec in network.inputs for dim in spec.dynamic} - {"batch"}
     if not free or getattr(options, "buckets", 1) < 2:
         return Shapes(inputs=inputs)
-    data = samples(recipe, "calibration")
+    data = samples(recipe, "calibration" if recipe.own is None else "test", network)
     seen: dict[str, list[int]] = {dim: [] for dim in sorted(free)}
     for index in range(min(len(data), SEEN)):
-        for spec, array in zip(network.inputs, data[index].inputs, strict=True):
-            for dim, size in zip(spec.shape[1:], array.shape, strict=True):
+        feed = stacked(network.inputs, [data[index]])
+        for spec in network.inputs:
+            for dim, size in zip(spec.shape, feed[spec.name].shape, strict=True):
                 if dim in free:
                     seen[str(dim)].append(size)
     return Shapes(inputs=inputs, seen={dim: tuple(sizes) for dim, sizes in seen.items()})

@@ -8,7 +8,7 @@ from shutil import copyfile
 
 from edgekit import cache
 from edgekit.runtime.manifest import sha256_of
-from edgekit.spec import Artifact, Recipe
+from edgekit.spec import Artifact, Found, Recipe
 from edgekit.steps.load import Network
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -21,14 +21,14 @@ def export(network: Network, recipe: Recipe, out: Path) -> Artifact:
         UnsupportedError: torch cannot export it, or the graph is wrong at another shape.
         BadFileError: a weight is NaN or infinite.
     """
-    from edgekit.exporting import export_onnx
 
     def make(path: Path) -> None:
-        export_onnx(
-            network.module, network.inputs, network.outputs, network.states, path, opset=recipe.export.opset
-        )
+        _make(network, recipe, path)
 
-    copyfile(cache.fetch(cache.key("export", _parts(network, recipe), PACKAGES), make), out)
+    if recipe.own is not None:  # a user's code has no version that a key could hold
+        make(out)
+    else:
+        copyfile(cache.fetch(cache.key("export", _parts(network, recipe), PACKAGES), make), out)
     return Artifact(
         kind="onnx",
         path=out,
@@ -36,6 +36,29 @@ def export(network: Network, recipe: Recipe, out: Path) -> Artifact:
         inputs=network.inputs,
         outputs=network.outputs,
         states=network.states,
+    )
+
+
+def _make(network: Network, recipe: Recipe, path: Path) -> None:
+    from edgekit.exporting import adopt_onnx, export_onnx
+
+    if network.module is None:
+        adopt_onnx(found_of(network), path, opset=recipe.export.opset)
+        return
+    export_onnx(
+        network.module, network.inputs, network.outputs, network.states, path, opset=recipe.export.opset
+    )
+
+
+def found_of(network: Network) -> Found:
+    """The network as its source gave it."""
+    return Found(
+        module=network.module,
+        graph=network.graph,
+        inputs=network.inputs,
+        outputs=network.outputs,
+        states=network.states,
+        sha256=network.weights_sha256,
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit import cache, registry
 from edgekit import recipe as recipes
-from edgekit.runtime.errors import BadFileError, UnsupportedError, UsageError
+from edgekit.data._array_checks import batch_axis
+from edgekit.runtime.errors import BadFileError, UsageError
 from edgekit.runtime.manifest import Labels, Preprocess, State, TensorSpec, sha256_of
 from edgekit.spec import Dataset, Recipe, Sample, TaskPlugin
 
@@ -16,21 +18,30 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from edgekit.tasks._own import OwnTask
+
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """The reference: a PyTorch module in eval mode and everything that is said of it."""
+    """The reference: a PyTorch module in eval mode and everything that is said of it.
 
-    module: torch.nn.Module
+    `module` is None for a bare ONNX file: `graph` is then its path, and ONNX Runtime in float32 the
+    reference. A user's own network may come without preprocessing, labels and metric; `notes` say
+    what was inferred.
+    """
+
+    module: torch.nn.Module | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     states: tuple[State, ...]
-    preprocess: Preprocess
-    labels: Labels
-    task: TaskPlugin
+    preprocess: Preprocess | None
+    labels: Labels | None
+    task: TaskPlugin | OwnTask | None
     weights_sha256: str
+    graph: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load(recipe: Recipe) -> Network:
@@ -43,6 +54,10 @@ def load(recipe: Recipe) -> Network:
     """
     from edgekit.steps.train import load_weights
 
+    if recipe.own is not None:
+        from edgekit.steps import own
+
+        return own.load(recipe, recipe.own)
     registry.require(("torch", "safetensors"))
     weights = weights_file(recipe)
     module = build(recipe)
@@ -101,8 +116,12 @@ def describe(recipe: Recipe, module: torch.nn.Module, weights_sha256: str) -> Ne
     )
 
 
-def samples(recipe: Recipe, split: str) -> Dataset:
+def samples(recipe: Recipe, split: str, network: Network) -> Dataset:
     """One split of the recipe's data; `--data` and `--calibration` folders take a split's place."""
+    if recipe.own is not None:
+        from edgekit.steps import own
+
+        return own.samples(recipe, recipe.own, split, network)
     plugin = registry.load("data", recipe.data.name)
     options = recipes.options_of(plugin, recipe.data)
     if split in recipe.folders:
@@ -115,8 +134,19 @@ def samples(recipe: Recipe, split: str) -> Dataset:
 
 def feeds_of(network: Network, sample: Sample) -> dict[str, np.ndarray]:
     """A batch of one: the arrays of a sample under their inputs' names, and the initial states."""
-    arrays = zip(network.inputs, sample.inputs, strict=True)
-    return {**{spec.name: array[None] for spec, array in arrays}, **initial_states(network.states)}
+    return {**stacked(network.inputs, [sample]), **initial_states(network.states)}
+
+
+def stacked(inputs: Sequence[TensorSpec], group: Sequence[Sample]) -> dict[str, np.ndarray]:
+    """A batch of samples of equal shape; an input without a batch axis is taken as it is."""
+    import numpy as np
+
+    return {
+        spec.name: group[0].inputs[place]
+        if batch_axis(spec) is None
+        else np.stack([sample.inputs[place] for sample in group], batch_axis(spec) or 0)
+        for place, spec in enumerate(inputs)
+    }
 
 
 def initial_states(states: tuple[State, ...]) -> dict[str, np.ndarray]:
@@ -129,26 +159,3 @@ def initial_states(states: tuple[State, ...]) -> dict[str, np.ndarray]:
         )
         for state in states
     }
-
-
-def refuse_graph(path: Path) -> None:
-    """Say what is wrong with an ONNX file, or that a bare one is not a MODEL yet.
-
-    Raises:
-        BadFileError: the file is missing or is no ONNX model.
-        UnsupportedError: it is one.
-    """
-    if not path.is_file():
-        raise BadFileError(f"{path} does not exist", "give the path of an ONNX file")
-    registry.require(("onnx",))
-    import onnx
-
-    try:
-        onnx.checker.check_model(str(path))
-    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BadFileError(f"{path} is not an ONNX model: {reason}", "export it again") from error
-    raise UnsupportedError(
-        f"{path} is a bare ONNX file: this version compiles recipes and built-in models",
-        "write a recipe for its PyTorch network; `edgekit list recipes` shows examples",
-    )

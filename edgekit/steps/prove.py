@@ -8,23 +8,33 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import product
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgekit import recipe as recipes
+from edgekit.data._array_checks import batch_axis
+from edgekit.runtime.decode import decode
+from edgekit.runtime.engines import EngineOptions, Runner
 from edgekit.runtime.manifest import Manifest, TensorSpec
 from edgekit.runtime.proof import Check, Parity, paired_drop, save_pairs, summary
 from edgekit.runtime.session import Session
 from edgekit.runtime.timing import Worker, alternate
-from edgekit.spec import Dataset, Progress, Recipe, Sample, silent
-from edgekit.steps.load import Network, feeds_of
+from edgekit.spec import Dataset, Progress, Recipe, Sample, TaskPlugin, silent
+from edgekit.steps.load import Network, feeds_of, stacked
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from edgekit.tasks._own import OwnTask
+
+T = TypeVar("T")
+
 BATCHES = (1, 2, 3, 7, 12)
 BATCH = 32
+MOST_SHAPES = 60
+"""Parity is looked at for every combination of sizes up to so many."""
 GOLDEN = 8
 TIMED = 16
 BLOCKS = 6
@@ -61,15 +71,43 @@ def limits_of(recipe: Recipe) -> dict[str, float]:
 
 
 def reference_session(network: Network, manifest: Manifest) -> Session:
-    """The PyTorch module behind the same face as the engine, for what is compared and not timed.
+    """The reference behind the same face as the engine, for what is compared and not timed.
 
     On one thread: beside an engine in the same process, or on a busy machine, PyTorch's threads
     spend more time waiting for each other than they save.
     """
+    return Session(manifest, reference_runner(network, threads=1))
+
+
+def reference_runner(network: Network, threads: int) -> Runner:
+    """PyTorch in eval mode; for a bare ONNX file ONNX Runtime in float32."""
+    if network.module is None:
+        return _graph_runner(required(network.graph), threads)
     from edgekit.targets.pytorch import ModuleRunner
 
-    runner = ModuleRunner(network.module, network.inputs, network.outputs, network.states, threads=1)
-    return Session(manifest, runner)
+    module: Runner = ModuleRunner(
+        network.module, network.inputs, network.outputs, network.states, threads=threads
+    )
+    return module
+
+
+def _graph_runner(path: Path, threads: int) -> Runner:
+    """ONNX Runtime on the user's file as it is, but for what only ONNX Runtime minds."""
+    import onnx
+
+    from edgekit.runtime.engines.onnxruntime import open_engine
+    from edgekit.sources._onnx_file import read_model
+    from edgekit.sources._onnx_probe import readable
+
+    with TemporaryDirectory(prefix="edgekit-") as scratch:
+        copy = Path(scratch) / "reference.onnx"
+        onnx.save(readable(read_model(path)), copy)
+        return open_engine(copy, EngineOptions(precision="fp32", threads=threads))
+
+
+def reference_name(network: Network) -> str:
+    """What the reference is, for a person."""
+    return "PyTorch" if network.module is not None else "ONNX Runtime fp32"
 
 
 def record(trial: Trial, reference: Session, path: Path) -> None:
@@ -100,27 +138,46 @@ def parity(trial: Trial, reference: Session, target: Session) -> list[Check]:
 
 def grid(inputs: Sequence[TensorSpec], data: Dataset, manifest: Manifest) -> Iterator[Feeds]:
     """Real samples, tiled or cut to every combination of sizes that the engine takes."""
-    import numpy as np
-
-    spec = manifest.inputs[0]
-    stack = [data[index % len(data)].inputs for index in range(max(BATCHES))]
-    dims = spec.dynamic
-    for sizes in product(*(_sizes(spec, dim, stack) for dim in dims)):
+    ranges = {dim: bounds for spec in manifest.inputs for dim, bounds in spec.ranges.items()}
+    dims = tuple(dict.fromkeys(dim for spec in inputs for dim in spec.dynamic))
+    group = [data[index % len(data)] for index in range(max(BATCHES))]
+    singles = [stacked(inputs, [sample]) for sample in group]
+    tried = [_sizes(dim, *ranges.get(dim, (1, max(BATCHES))), inputs, singles) for dim in dims]
+    for sizes in _combined(tried):
         at = dict(zip(dims, sizes, strict=True))
         yield {
-            item.name: np.stack(
-                [_resized(arrays[place], item.at(at)[1:]) for arrays in stack[: item.at(at)[0]]]
-            )
-            for place, item in enumerate(inputs)
+            spec.name: _assembled([single[spec.name] for single in singles], spec.at(at), batch_axis(spec))
+            for spec in inputs
         }
 
 
-def _sizes(spec: TensorSpec, dim: str, stack: Sequence[tuple[np.ndarray, ...]]) -> Sequence[int]:
+def _combined(tried: Sequence[Sequence[int]]) -> Iterator[tuple[int, ...]]:
+    """Every combination; of very many, every size in turn with the others spread."""
+    if prod(map(len, tried)) <= MOST_SHAPES:
+        yield from product(*tried)
+        return
+    for step in range(MOST_SHAPES):
+        yield tuple(sizes[(step * (place + 1)) % len(sizes)] for place, sizes in enumerate(tried))
+
+
+def _assembled(arrays: Sequence[np.ndarray], shape: Sequence[int], axis: int | None) -> np.ndarray:
+    """Samples of different sizes, each cut or repeated to one shape, as a batch."""
+    import numpy as np
+
+    if axis is None:
+        return _resized(arrays[0], shape)
+    one = [*shape[:axis], 1, *shape[axis + 1 :]]
+    return np.concatenate([_resized(array, one) for array in arrays[: shape[axis]]], axis)
+
+
+def _sizes(
+    dim: str, low: int, high: int, inputs: Sequence[TensorSpec], singles: Sequence[Feeds]
+) -> Sequence[int]:
     """Sizes to try: the batch sizes; or the smallest, odd ones between, and twice the largest seen."""
-    low, high = spec.ranges[dim]
     if dim == "batch":
         return [size for size in BATCHES if low <= size <= high] or [low]
-    seen = sorted(arrays[0].shape[spec.shape.index(dim) - 1] for arrays in stack)
+    spec = next(spec for spec in inputs if dim in spec.shape)
+    seen = sorted(single[spec.name].shape[spec.shape.index(dim)] for single in singles)
     tried = (low, seen[len(seen) // 2] + 5, seen[-1] + 1, 2 * seen[-1] - 1)
     return sorted({min(max(size, low), high) for size in tried})
 
@@ -134,45 +191,58 @@ def _resized(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return array
 
 
-def accuracy(trial: Trial, reference: Session, target: Session) -> tuple[list[Check], dict[str, Any]]:
-    """The task's metric of both on the held-out set, and parity on the same samples."""
-    import numpy as np
-
-    from edgekit.runtime.decode import decode
-
+def accuracy(trial: Trial, reference: Session, target: Session) -> tuple[list[Check], dict[str, Any] | None]:
+    """Parity on the held-out set, and the metric of both, where there is one."""
     network, data = trial.network, trial.held_out
-    output = network.outputs[0].name
     difference = Parity(network.labels)
     answers: dict[str, list[Any]] = {"reference": [], "target": []}
     targets: list[Any] = []
+    judged = network.task is not None and any(data[index].target is not None for index in range(1))
     for group in batches(data, largest_batch(target.manifest)):
-        feed = {
-            spec.name: np.stack([sample.inputs[place] for sample in group])
-            for place, spec in enumerate(network.inputs)
-        }
+        feed = stacked(network.inputs, group)
         expected, found = reference.infer(feed), target.infer(feed)
         difference.add(expected, found)
-        answers["reference"] += decode(expected[output], network.labels)
-        answers["target"] += decode(found[output], network.labels)
+        if judged:
+            answers["reference"] += answers_of(network, expected, len(group))
+            answers["target"] += answers_of(network, found, len(group))
         targets += [sample.target for sample in group]
         trial.progress("accuracy on held-out data", len(targets), len(data))
-    told = _told(network, answers, targets)
-    drop = Check("accuracy.drop", told["drop"], trial.recipe.limits.max_drop)
-    return [*difference.checks(limits_of(trial.recipe)), drop], told
+    checks = difference.checks(limits_of(trial.recipe))
+    if not judged or network.task is None:
+        return checks, None
+    told = _told(network.task, answers, targets)
+    return [*checks, Check("accuracy.drop", told["drop"], trial.recipe.limits.max_drop)], told
 
 
-def _told(network: Network, answers: Mapping[str, list[Any]], targets: list[Any]) -> dict[str, Any]:
-    before = network.task.scores(answers["reference"], targets)
-    after = network.task.scores(answers["target"], targets)
+def answers_of(network: Network, outputs: Feeds, count: int) -> list[Any]:
+    """What a batch's outputs say of each sample, in the form that the task scores."""
+    from edgekit.tasks._own import OwnTask
+
+    if isinstance(network.task, OwnTask):
+        return network.task.split(outputs, count, network.outputs)
+    return decode(outputs[network.outputs[0].name], required(network.labels))
+
+
+def required(value: T | None) -> T:
+    """A value that this kind of network always has."""
+    if value is None:
+        raise TypeError("a built-in network has labels, and a graph has a path")
+    return value
+
+
+def _told(task: TaskPlugin | OwnTask, answers: Mapping[str, list[Any]], targets: list[Any]) -> dict[str, Any]:
+    before = task.scores(answers["reference"], targets)
+    after = task.scores(answers["target"], targets)
     drop, low, high = paired_drop(before, after)
     return {
-        "metric": network.task.METRIC,
+        "metric": task.METRIC,
         "reference": float(before.mean()),
         "target": float(after.mean()),
         "drop": drop,
         "drop_interval": [low, high],
         "significant": not low <= 0 <= high,
         "samples": len(targets),
+        "share": bool(min(before.min(), after.min()) >= 0 and max(before.max(), after.max()) <= 1),
     }
 
 
@@ -207,8 +277,9 @@ def latency(trial: Trial, folder: Path, manifest: Manifest) -> tuple[list[Check]
         told = Path(scratch) / "recipe.json"
         told.write_text(json.dumps(recipes.told(trial.recipe)))
         shapes = _shapes(trial.network.inputs, feeds[middle])
+        reference = _reference_command(trial, told, pairs, manifest)
         workers = {
-            "reference": stack.enter_context(Worker(_reference_command(told, pairs, manifest))),
+            "reference": stack.enter_context(Worker(reference)),
             "target": stack.enter_context(Worker(_engine_command(folder, pairs, {}))),
         }
         if shapes:
@@ -221,6 +292,7 @@ def latency(trial: Trial, folder: Path, manifest: Manifest) -> tuple[list[Check]
         for worker in workers.values():
             worker.close()
         report = _latency_report(found, workers, shapes)
+    report["reference_engine"] = reference_name(trial.network)
     limit = trial.recipe.limits.p50_ms
     return [Check("latency.p50", report["target"]["p50_ms"], limit, "ms")], report
 
@@ -295,12 +367,31 @@ def _shapes(specs: Sequence[TensorSpec], feed: Feeds) -> dict[str, int]:
     return sizes if set(sizes) - {"batch"} else {}
 
 
-def _reference_command(recipe: Path, feeds: Path, manifest: Manifest) -> list[str]:
+def _reference_command(trial: Trial, recipe: Path, feeds: Path, manifest: Manifest) -> list[str]:
     threads = str(manifest.engine.get("threads", 0))
-    return [
+    command = [
         sys.executable, "-m", "edgekit.steps.reference",
         "--recipe", str(recipe), "--feeds", str(feeds), "--threads", threads,
     ]  # fmt: skip
+    if is_handed_over(trial.recipe):
+        command += ["--traced", str(_traced(trial.network, recipe.parent))]
+    return command
+
+
+def is_handed_over(recipe: Recipe) -> bool:
+    """Whether the network is an object of this process, which another process cannot make again."""
+    return recipe.own is not None and recipe.own.module is not None
+
+
+def _traced(network: Network, folder: Path) -> Path:
+    """The reference as a TorchScript trace, for the process that times it."""
+    from edgekit.targets import pytorch
+
+    made = pytorch.compile_module(
+        required(network.module), network.inputs, network.outputs, network.states, "fp32",
+        pytorch.Options(), folder / "reference",
+    )  # fmt: skip
+    return required(made.engine)
 
 
 def _engine_command(folder: Path, feeds: Path, shapes: Mapping[str, int]) -> list[str]:

@@ -50,7 +50,7 @@ def calibration(
     network: Network, recipe: Recipe, progress: Progress = silent
 ) -> Sequence[Mapping[str, np.ndarray]]:
     """Every sample of the calibration split, one feed each."""
-    data = samples(recipe, "calibration")
+    data = samples(recipe, "calibration", network)
     feeds = []
     for index in range(len(data)):
         feeds.append(feeds_of(network, data[index]))

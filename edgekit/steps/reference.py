@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 from edgekit import recipe as recipes
-from edgekit.runtime.engines import Runner
+from edgekit.runtime.engines import EngineOptions, Runner
 from edgekit.runtime.timing import serve
 from edgekit.steps.load import load
+from edgekit.steps.prove import reference_runner
 
 
 def main() -> int:
@@ -19,16 +20,18 @@ def main() -> int:
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--feeds", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--traced", type=Path, help="a TorchScript trace in place of the recipe's network")
     options = parser.parse_args()
-    return serve(lambda: _open(options.recipe, options.threads), options.feeds)
+    return serve(lambda: _open(options.recipe, options.threads, options.traced), options.feeds)
 
 
-def _open(path: Path, threads: int) -> Runner:
-    from edgekit.targets.pytorch import ModuleRunner
+def _open(path: Path, threads: int, traced: Path | None) -> Runner:
+    if traced is not None:
+        from edgekit.runtime.engines.pytorch import open_engine
 
+        return open_engine(traced, EngineOptions(threads=threads))
     network = load(recipes.parse(json.loads(path.read_text()), str(path), path.parent))
-    runner: Runner = ModuleRunner(network.module, network.inputs, network.outputs, network.states, threads)
-    return runner
+    return reference_runner(network, threads)
 
 
 if __name__ == "__main__":

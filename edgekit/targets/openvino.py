@@ -60,9 +60,7 @@ def compile(
 
     canonical = read(graph)
     tensors = _tensors(canonical)
-    # Unsigned, because signed activations around a Concat come out wrong on CPUs without AMX; the bias
-    # apart, because it gets lost where an output is quantized and dynamic, and is faster even elsewhere.
-    lowering = (*unsigned_activations(canonical), *explicit_bias(canonical))
+    lowering = lower(canonical)
     try:
         model = openvino.Core().read_model(canonical.SerializeToString())
     except RuntimeError as cause:
@@ -76,6 +74,15 @@ def compile(
     out.mkdir(parents=True, exist_ok=True)
     openvino.save_model(model, engine, compress_to_fp16=False)
     return Build(engine=engine, lowering=lowering, settings=_settings(precision, options))
+
+
+def lower(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Change the canonical graph, in place, into the one that OpenVINO gets; says what was changed.
+
+    Unsigned, because signed activations around a Concat come out wrong on CPUs without AMX; the bias
+    apart, because it gets lost where an output is quantized and dynamic, and is faster even elsewhere.
+    """
+    return (*unsigned_activations(model), *explicit_bias(model))
 
 
 def _culprits(model: onnx.ModelProto, error: BaseException) -> str:

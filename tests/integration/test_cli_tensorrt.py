@@ -123,7 +123,12 @@ def _run_py(bundle: Path, *arguments: str, path: Path) -> subprocess.CompletedPr
         (("--target", "tensorrt-rtx", "--compute-capability", "ampere"), 2, "8.6,8.9"),
         (("--target", "tensorrt-rtx", "--compute-capability", "8.7"), 4, "8.7"),
         (("--target", "tensorrt", "--device", "NPU"), 5, "NPU"),
-        (("--target", "tensorrt", "--set", "target.options.buckets=0"), 2, "buckets"),
+        (("--target", "tensorrt", "--set", "target.options.buckets=0"), 2, "begin at 1"),
+        (("--target", "tensorrt", "--set", "target.options.usual_batch=32"), 2, "above largest_batch"),
+        (("--target", "tensorrt", "--set", "target.options.dla=0", "-p", "fp32"), 4, "DLA"),
+        (("--target", "tensorrt", "--set", "target.options.ranges.batch=[4,1]"), 2, "outside 4 to 1"),
+        (("--target", "tensorrt", "-p", "bf16", "--board", "jetson-xavier-nx"), 4, "bf16"),
+        (("--target", "tensorrt-rtx", "--board", "8.9", "--compute-capability", "8.6"), 2, "8.9"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(
@@ -192,3 +197,34 @@ def test_doctor_knows_the_board_and_what_the_model_meets_there(edgekit: Cli) -> 
     rows = edgekit("doctor", "crnn", "--board", "jetson-orin-nano", "--json").json
     assert any("can go there" in row["found"] for row in rows)
     assert edgekit("doctor", "crnn").code == 2
+
+
+def test_the_documented_options_reach_the_kit(edgekit: Cli, tmp_path: Path) -> None:
+    ran = edgekit(
+        "compile", "crnn_small", "--target", "tensorrt", "--kit", "-q", "-p", "int8",
+        "--output", tmp_path / "kit",
+        "--set", "target.options.ranges.batch=[1,4]", "--set", "target.options.workspace_mb=99",
+        "--set", "target.options.rest=bf16",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    build = read_manifest(tmp_path / "kit").engine["build"]
+    assert build["workspace_bytes"] == 99 << 20
+    assert all(shapes[2][0] == 4 for profile in build["profiles"] for shapes in profile.values())
+
+
+def test_bf16_is_held_against_the_reference_too(edgekit: Cli, tmp_path: Path) -> None:
+    ran = edgekit(
+        "compile", "crnn_small", "-t", "tensorrt", "-p", "bf16", "--output", tmp_path / "kit", "--json"
+    )
+    assert ran.code == 5, ran.err
+    assert any(check["name"] == "graph.typed.rel_l2" and check["passed"] for check in ran.json["checks"])
+
+
+@pytest.mark.parametrize("opset", [9, 23, 25, 99])
+def test_any_opset_gets_an_answer(edgekit: Cli, tmp_path: Path, opset: int) -> None:
+    path = _save(tmp_path / "net.onnx", helper.make_node("Relu", ["x"], ["y"], name="relu"))
+    model = onnx.load(path)
+    model.opset_import[0].version = opset
+    onnx.save(model, path)
+    ran = edgekit("check-target", path, "--target", "tensorrt", "--board", "jetson-orin-nano", "--json")
+    assert ran.code in (0, 4, 6), ran.err

@@ -65,7 +65,7 @@ class FakePlan:
         class ILogger:
             INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
 
-        classes: dict[str, Any] = {"ILogger": ILogger, "Runtime": self._runtime}
+        classes: dict[str, Any] = {"ILogger": ILogger, "Runtime": self._runtime, "Builder": None}
         classes["IOutputAllocator"] = type("IOutputAllocator", (), {})
         return module(self.version, **classes)
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ from edgekit import bundle
 from edgekit.report import Report
 from edgekit.runtime import _build_job as work
 from edgekit.runtime import build as building
+from edgekit.runtime import face
 from edgekit.runtime.build import BuildOptions, Outcome, build_bundle
 from edgekit.runtime.engines import EngineOptions, Layer, Runner, onnxruntime
 from edgekit.runtime.engines import tensorrt as engine
@@ -235,7 +240,9 @@ def test_latency_is_measured_and_held_to_the_recipe(
     monkeypatch.setattr(work, "measure", measure)
     outcome = run(kit, bench=True)
     assert outcome.exit_code == code
-    assert measured == [kit.with_name(".tiny-built.tmp")]
+    (fresh,) = measured
+    assert fresh.parent == kit.parent
+    assert fresh.name.startswith(".tiny-built.")
     latency = outcome.report["latency"]
     assert (latency["boundary"], latency["reference"], latency["target"]) == ("engine", None, told)
     limits = {check["name"]: check["limit"] for check in outcome.report["checks"]}
@@ -282,34 +289,130 @@ def test_the_command_line_is_laid_over_the_kit(
     request = asked[0]
     assert (request.gpu, request.workspace_bytes, request.dla_core) == (1, 64 << 20, 1)
     assert read_manifest(outcome.bundle).device == "GPU.1"
-    for wrong in ({"workspace_mb": 0}, {"workspace_mb": -5}):
-        with pytest.raises(UsageError, match="is no size"):
-            run(kit, **wrong)
 
 
 @pytest.mark.parametrize(
-    ("change", "error"),
+    ("wrong", "said"),
     [
-        ({"build": None}, BadFileError),
-        ({"build": {"variants": []}}, BadFileError),
-        ({"build": {"engine": "../outside.engine"}}, BadFileError),
-        ({"build": {"profiles": [{"x": [[2], [1], [3]]}]}}, UsageError),
+        ({"workspace_mb": 0}, "--workspace-mb 0 is out of range"),
+        ({"workspace_mb": (1 << 20) + 1}, "--workspace-mb 1048577 is out of range"),
+        ({"dla": -1}, "--dla -1 is out of range"),
+        ({"dla": 8}, "--dla 8 is out of range"),
+        ({"device": "GPU.256"}, "--device 256 is out of range"),
+        ({"device": "GPU.\u00b2"}, "there is no device GPU.\u00b2"),
+        ({"device": "GPU." + "9" * 5000}, "there is no device|out of range"),
+    ],
+)
+def test_an_option_out_of_range(
+    kit: Path, wrong: dict[str, Any], said: str, board: Callable[..., list[Any]]
+) -> None:
+    board(good(kit))
+    with pytest.raises(UsageError, match=said) as refused:
+        run(kit, **wrong)
+    assert refused.value.hint
+    assert beside(kit) == {"tiny"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "error"),
+    [
+        ("engine.build", None, BadFileError),
+        ("engine.build", 3, BadFileError),
+        ("engine.build.precision", "DELETE", BadFileError),
+        ("engine.build.gpu", "a", BadFileError),
+        ("engine.build.engine", "../outside.engine", BadFileError),
+        ("engine.build.profiles", [{"x": [[2], [1], [3]]}], UsageError),
+        ("engine.precision", "DELETE", BadFileError),
+        ("engine.settings", [], BadFileError),
+        ("recipe", 3, BadFileError),
+        ("recipe", {"limits": 3}, BadFileError),
+        ("recipe", {"limits": {"p50_ms": "fast"}}, BadFileError),
+        ("recipe", {"target": "tensorrt"}, BadFileError),
+        ("limits", {"rel_l2": "small"}, BadFileError),
+        ("device", 1, BadFileError),
+        ("plan", [1], BadFileError),
+        ("versions", "1", BadFileError),
+        ("lowering", [1], BadFileError),
+        ("labels", {"values": [1, 2], "decoder": "argmax"}, BadFileError),
+        ("labels", {"values": ["a"], "decoder": "guess"}, BadFileError),
     ],
 )
 def test_a_manifest_that_makes_no_sense(
-    kit: Path, change: dict[str, Any], error: type[EdgekitError], board: Callable[..., list[Any]]
+    kit: Path, keys: str, value: Any, error: type[EdgekitError], board: Callable[..., list[Any]]
 ) -> None:
     path = kit / "manifest.json"
-    told = json.loads(path.read_text(encoding="utf-8"))
-    build = change["build"]
-    told["engine"]["build"] = build and ({**told["engine"]["build"], **build} if len(build) else {})
-    if build and build.get("variants") == []:
-        del told["engine"]["build"]["precision"]
+    told = place_in_it = json.loads(path.read_text(encoding="utf-8"))
+    *above, last = keys.split(".")
+    for key in above:
+        place_in_it = place_in_it[key]
+    place_in_it[last] = value
+    if value == "DELETE":
+        del place_in_it[last]
     path.write_text(json.dumps(told), encoding="utf-8")
-    board(good(kit))
+    handed = board(good(kit))
     with pytest.raises(error):
         run(kit)
     assert beside(kit) == {"tiny"}
+    assert handed == []
+
+
+def test_two_builds_of_one_kit_do_not_meet(
+    kit: Path, board: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second runs, whole, while the first is building."""
+    board(good(kit), good(kit))
+    make: Any = vars(work)["build_in_child"]
+    second: list[Outcome] = []
+
+    def meet(*given: Any) -> Built:
+        if not second:
+            monkeypatch.setattr(work, "build_in_child", make)
+            second.append(run(kit))
+        built: Built = make(*given)
+        return built
+
+    monkeypatch.setattr(work, "build_in_child", meet)
+    with pytest.raises(UsageError, match="tiny-built appeared while the engine was built"):
+        run(kit)
+    verify(second[0].bundle, read_manifest(second[0].bundle))
+    assert beside(kit) == {"tiny", "tiny-built"}
+
+
+def test_whatever_appears_meanwhile_is_left_as_it_is(
+    kit: Path, board: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board(good(kit))
+    make: Any = vars(work)["build_in_child"]
+
+    def appear(*given: Any) -> Built:
+        kit.with_name("tiny-built").write_text("mine")
+        built: Built = make(*given)
+        return built
+
+    monkeypatch.setattr(work, "build_in_child", appear)
+    with pytest.raises(UsageError, match="appeared"):
+        run(kit)
+    assert kit.with_name("tiny-built").read_text() == "mine"
+    assert beside(kit) == {"tiny", "tiny-built"}
+
+
+def test_a_place_for_the_bundle(
+    kit: Path, board: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board()
+    before = hashes(kit)
+    monkeypatch.chdir(kit)
+    for inside in (kit / "built", Path("built"), kit, kit / "runtime" / "built"):
+        with pytest.raises(UsageError, match="is inside the kit"):
+            run(kit, output=inside)
+    with pytest.raises(UsageError, match=r"there is no folder .*nowhere"):
+        run(kit, output=kit.parent / "nowhere" / "built")
+    dangling = kit.with_name("link")
+    dangling.symlink_to("missing")
+    with pytest.raises(UsageError, match="link exists already"):
+        run(kit, output=dangling)
+    assert hashes(kit) == before
+    assert beside(kit) == {"tiny", "link"}
 
 
 @NO_GPU
@@ -370,6 +473,8 @@ def test_run_py_build_stops_where_a_gpu_is_needed(kit: Path, rtx_as_tensorrt: Pa
     assert manifest.engine["typing"] == "strong"
     assert hashes(kit) == before
     assert beside(kit) == {"tiny", "tiny-built"}
+    # The file itself tells that TensorRT-RTX stood in: as what it is, it lacks nothing but a GPU.
+    write_manifest(replace(manifest, engine={**manifest.engine, "kind": "tensorrt_rtx"}), built)
     for verb in ("check", "bench"):
         later = command(built, verb, modules=rtx_as_tensorrt)
         assert later.code == 5, later.err
@@ -401,42 +506,187 @@ def test_a_graph_that_it_refuses_leaves_nothing(tmp_path: Path, rtx_as_tensorrt:
     assert beside(kit) == {"tiny"}
 
 
+SLOW = """
+import os, sys, time
+from types import SimpleNamespace as N
+
+__version__ = "1.0"
+Builder = ComputeCapability = BuilderFlag = N()
+NetworkDefinitionCreationFlag = N(STRONGLY_TYPED=0)
+if "child" in sys.argv[0]:
+    open(__file__ + ".pid", "w").write(str(os.getpid()))
+    time.sleep(60)
+"""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="there are no process groups to interrupt")
-def test_ctrl_c_leaves_nothing(kit: Path, tmp_path: Path) -> None:
-    modules = tmp_path / "modules"
-    modules.mkdir()
-    slow = "import sys, time\nfrom types import SimpleNamespace as N\n__version__ = '1.0'\n"
-    slow += "ComputeCapability = BuilderFlag = NetworkDefinitionCreationFlag = N()\n"
-    slow += "if 'child' in sys.argv[0]:\n    time.sleep(60)\n"
-    (modules / "tensorrt.py").write_text(slow)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("group", [True, False])
+def test_a_build_that_is_stopped_leaves_nothing(
+    kit: Path, tmp_path: Path, number: signal.Signals, group: bool
+) -> None:
+    """Ctrl-C goes to parent and child, a service manager's SIGTERM to one of them or both."""
+    modules, scratch = tmp_path / "modules", tmp_path / "scratch"
+    for folder in (modules, scratch):
+        folder.mkdir()
+    (modules / "tensorrt.py").write_text(SLOW)
     process = subprocess.Popen(
-        [sys.executable, str(kit / "run.py"), "build"],
-        env={**os.environ, "PYTHONPATH": str(modules)},
+        [sys.executable, str(kit / "run.py"), "build", "--json"],
+        env={**os.environ, "PYTHONPATH": str(modules), "TMPDIR": str(scratch)},
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    fresh = kit.with_name(".tiny-built.tmp")
+    asleep = modules / "tensorrt.py.pid"
     try:
-        while not (fresh / "run.py").exists() and process.poll() is None:
+        while not (asleep.exists() and asleep.read_text()) and process.poll() is None:
             time.sleep(0.02)
-        time.sleep(0.3)
-        os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        for _ in range(2):  # as timeout(1) does, which signals the process and then its group
+            (os.killpg if group else os.kill)(process.pid, number)
+            if number == signal.SIGINT:
+                break
+        out, said = process.communicate(timeout=20)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     assert process.returncode == 130, said
-    assert beside(kit) == {"tiny", "modules"}
+    assert json.loads(out)["error"]["code"] == "interrupted"
+    assert b"Traceback" not in said
+    assert b"interrupted: nothing half-written is left" in said
+    assert beside(kit) == {"tiny", "modules", "scratch"}
+    assert list(scratch.iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(asleep.read_text()), 0)
 
 
 @NO_GPU
 def test_options_that_do_not_fit(kit: Path, rtx_as_tensorrt: Path) -> None:
-    wrong = {"--dla=0": (4, "does not compute in fp32"), "--workspace-mb=0": (2, "is no size")}
+    wrong = {
+        "--dla=0": (4, "does not compute in fp32"),
+        "--workspace-mb=0": (2, "it goes from 1 to 1048576"),
+        "--dla=8": (2, "it goes from 0 to 7"),
+        "--device=GPU.256": (2, "it goes from 0 to 255"),
+        "--output=tiny/built": (2, "is inside the kit"),
+    }
     for option, (code, said) in wrong.items():
         ran = command(kit, "build", option, modules=rtx_as_tensorrt)
         assert (ran.code, beside(kit)) == (code, {"tiny"})
         assert said in ran.err
+
+
+@NO_GPU
+def test_a_workspace_that_is_too_small_for_any_kernel(kit: Path, rtx_as_tensorrt: Path) -> None:
+    ran = command(kit, "build", "--json", "--workspace-mb=1", modules=rtx_as_tensorrt)
+    assert ran.code == 7, ran.err
+    assert "in a workspace of 1 MB" in ran.json["error"]["message"]
+    assert ran.json["error"]["hint"].startswith("allow more workspace")
+    assert beside(kit) == {"tiny"}
+
+
+@NO_GPU
+def test_a_relative_module_folder_is_the_callers(kit: Path, rtx_as_tensorrt: Path) -> None:
+    ran = command(kit, "build", modules=Path(os.path.relpath(rtx_as_tensorrt, kit.parent)))
+    assert ran.code == 5, ran.err
+    assert beside(kit) == {"tiny", "tiny-built"}
+
+
+@NO_GPU
+def test_an_engine_that_is_no_plan_is_told_without_a_gpu(kit: Path) -> None:
+    (kit / "engine").mkdir()
+    (kit / "engine" / "model.engine").write_bytes(b"something else")
+    manifest = read_manifest(kit)
+    told = {**manifest.engine, "file": "engine/model.engine"}
+    write_manifest(replace(manifest, state="built", engine=told, files=hashes(kit)), kit)
+    ran = command(kit, "check", "--json")
+    assert ran.code == 6, ran.err
+    assert "is no plan of TensorRT" in ran.json["error"]["message"]
+
+
+STUBS = {
+    "raise RuntimeError('no driver\\nat all')": (3, "cannot be imported (RuntimeError: no driver at all)"),
+    "def broken(:": (3, "cannot be imported (SyntaxError: "),
+    "__version__ = '10.0'": (3, "is not a whole TensorRT: it has no Builder, BuilderFlag, NetworkDef"),
+    "": (3, "is not a whole TensorRT: it has no __version__, "),
+}
+
+
+@pytest.mark.parametrize("content", STUBS)
+def test_a_broken_package_is_a_missing_one(
+    kit: Path,
+    tmp_path: Path,
+    content: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "tensorrt.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.setattr(building, "require_gpu", lambda gpu: None)
+    code, said = STUBS[content]
+    try:
+        assert face.main(kit, ["build", "--json"]) == code
+    finally:
+        sys.modules.pop("tensorrt", None)
+    assert said in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert beside(kit) - {"tensorrt.py", "__pycache__"} == {"tiny"}
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("raise RuntimeError('not mine')", 70, "ended with code 1 .*: RuntimeError: not mine"),
+        ("raise ImportError('libnvinfer.so is not there')", 3, "ended with code 1 .*: ImportError: libnv"),
+        ("os.abort()", 4, "by signal SIGABRT"),
+    ],
+)
+def test_how_a_child_ends_says_whose_fault_it_is(
+    kit: Path, tmp_path: Path, body: str, code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "tensorrt.py").write_text(SLOW.partition("if ")[0] + "def Builder(logger):\n    " + body)
+    names = "ILogger = type('ILogger', (), dict(INTERNAL_ERROR=0, ERROR=1, WARNING=2, INFO=3, VERBOSE=4))\n"
+    with (modules / "tensorrt.py").open("a") as stream:
+        stream.write("\n" + names)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    ran = command(kit, "build", "--json", modules=modules)
+    assert ran.code == code, ran.err
+    assert re.search(said, ran.json["error"]["message"])
+    logs = list(tmp_path.glob("edgekit-*.log"))
+    assert len(logs) == (code == 70)
+    for log in logs:
+        assert str(log) in ran.json["error"]["hint"]
+        assert "in Builder" in log.read_text()  # the child's own traceback
+    assert beside(kit) - {log.name for log in logs} == {"tiny", "modules"}
+
+
+def test_a_bug_is_one_sentence_and_a_log(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(face, "read_manifest", fail)
+    before = signal.getsignal(signal.SIGTERM)
+    assert face.main(kit, ["build", "--json"]) == 70
+    assert signal.getsignal(signal.SIGTERM) is before
+    out, err = capsys.readouterr()
+    (log,) = tmp_path.glob("edgekit-*.log")
+    told = json.loads(out)["error"]
+    assert (told["code"], told["message"]) == ("bug", "a bug in edgekit: ZeroDivisionError: by nothing")
+    assert told["hint"] == f"report it with the log {log}"
+    assert "Traceback" not in err
+    assert "ZeroDivisionError: by nothing" in log.read_text()
+
+
+def test_main_works_in_any_thread(kit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(face.main(kit, ["check", "--json"])))
+    thread.start()
+    thread.join()
+    assert codes == [5]
 
 
 @NO_GPU

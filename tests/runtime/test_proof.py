@@ -123,3 +123,13 @@ def test_a_pickled_array_is_not_run(tmp_path: Path) -> None:
     np.savez(path, **{"input/0000/image": np.array([{"an": "object"}], dtype=object)})
     with pytest.raises(BadFileError):
         load_pairs(path)
+
+
+def test_each_output_has_its_own_error() -> None:
+    large, small = np.full(4, 1000.0, np.float32), np.full(4, 0.01, np.float32)
+    parity = Parity()
+    parity.add({"large": large, "small": small}, {"large": large, "small": 2 * small})
+    assert parity.rel_l2 < 1e-4
+    assert parity.by_output == {"large": 0.0, "small": pytest.approx(1.0)}
+    failed = [check.name for check in parity.checks({"rel_l2": 0.1}) if not check.passed]
+    assert failed == ["parity.rel_l2.small"]

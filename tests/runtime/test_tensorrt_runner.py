@@ -446,9 +446,13 @@ def test_without_a_gpu_nothing_of_tensorrt_is_touched(
 ) -> None:
     monkeypatch.setattr(_cuda, "probe_gpus", lambda: GpuProbe((), "no NVIDIA driver here"))
     monkeypatch.setattr(_tensorrt, "load", lambda flavour: pytest.fail("TensorRT was imported"))
-    (tmp_path / "model.engine").write_bytes(b"a plan")
+    path = tmp_path / "model.engine"
+    path.write_bytes((b"vtrt" if flavour == "tensorrt_rtx" else b"ftrt") + bytes(64))
     with pytest.raises(HardwareError, match="no NVIDIA driver"):
-        load_engine(flavour, tmp_path / "model.engine", EngineOptions(device="GPU"))
+        load_engine(flavour, path, EngineOptions(device="GPU"))
+    path.write_bytes(b"no plan")  # which no GPU would change: it is told first
+    with pytest.raises(BadFileError, match="is no plan"):
+        load_engine(flavour, path, EngineOptions(device="GPU"))
 
 
 @pytest.mark.skipif(bool(probe_gpus().devices), reason="there is a GPU here")

@@ -291,8 +291,8 @@ def open_engine(flavour: str, path: Path, options: EngineOptions) -> TensorRtRun
         SystemRefusedError: the GPU's memory is full.
     """
     gpu = gpu_index(options.device)
+    foreign.inspect(path, flavour)  # needs no GPU: a file that is no plan is told first
     require_gpu(gpu)
-    foreign.inspect(path, flavour)
     trt = load(flavour)
     if dict(options.built_on) != place.here(trt, gpu):
         foreign.try_in_child(path, flavour, gpu, options.host_code)

@@ -28,6 +28,7 @@ from .request import BuildRequest, Built, Variant
 from .variants import choose, precision_flags
 
 _REQUESTED = re.compile(r"Requested size was (\d+) bytes")
+_MORE_WORKSPACE = "allow more workspace, or narrow the ranges: the largest batch, the longest sequence"
 
 
 def build(
@@ -159,7 +160,15 @@ def _refusal(job: _Job, messages: Messages) -> Exception:
             "{} needs {} MB of workspace for the largest shapes of {}, and {} MB are allowed".format(
                 job.features.title, int(needed.group(1)) >> 20, job.graph.name, job.workspace >> 20
             ),
-            "allow more workspace, or narrow the ranges: the largest batch, the longest sequence",
+            _MORE_WORKSPACE,
+        )
+    lack = messages.out_of_workspace()
+    if lack:
+        return SystemRefusedError(
+            "{} finds no kernel for {} in a workspace of {} MB: {}".format(
+                job.features.title, job.graph.name, job.workspace >> 20, lack
+            ),
+            _MORE_WORKSPACE,
         )
     if short:
         return SystemRefusedError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,15 +18,19 @@ from pathlib import Path
 from typing import IO, Any, Callable, Dict, Mapping, Optional
 
 from ..engines import Layer
-from ..errors import EdgekitError, UnsupportedError
+from ..errors import EdgekitError, MissingPackageError, UnsupportedError
 from .builder import build
-from .features import load
+from .features import how_to_install, load
+from .process import ROOT, environment
 from .request import BuildRequest, Built, Variant, read_request
 
 Progress = Callable[[str, int, int], None]
 
-ROOT = Path(__file__).resolve().parents[__name__.count(".")]
 PLAN, CACHE, JOB = "plan", "timing.cache", "job.json"
+INTERRUPTED = 130
+_NOT_IMPORTED = re.compile(r"^(ImportError|ModuleNotFoundError)\b|No module named ")
+_LARGEST_EXIT = 255
+"""Python's own exit codes end here; what is above them is how Windows tells of a crash."""
 
 
 def build_in_child(
@@ -40,6 +45,8 @@ def build_in_child(
     Raises:
         EdgekitError: as `builder.build`.
         UnsupportedError: the builder ended the process; says by which signal, and its last words.
+        MissingPackageError: the child could not import what it needs.
+        KeyboardInterrupt: the child was interrupted.
     """
     with tempfile.TemporaryDirectory(prefix="edgekit-plan-") as scratch:
         folder = Path(scratch)
@@ -47,16 +54,16 @@ def build_in_child(
         (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
         if timing_cache:
             (folder / CACHE).write_bytes(timing_cache)
-        return _built(folder, _answer(folder, progress))
+        return _built(folder, _answer(folder, flavour, progress))
 
 
-def _answer(folder: Path, progress: Optional[Progress]) -> Dict[str, Any]:
+def _answer(folder: Path, flavour: str, progress: Optional[Progress]) -> Dict[str, Any]:
     """The child's last word; whatever it prints itself goes to a file that is read when it dies."""
     with (folder / "said").open("w+", encoding="utf-8", errors="replace") as said:
         child = subprocess.Popen(
             [sys.executable, "-m", __name__, str(folder)],
-            cwd=str(ROOT),  # else another bundle's `runtime` in the current folder comes first
-            env=_environment(),
+            cwd=str(ROOT),
+            env=environment(),
             stdout=subprocess.PIPE,
             stderr=said,
             text=True,
@@ -71,9 +78,20 @@ def _answer(folder: Path, progress: Optional[Progress]) -> Dict[str, Any]:
         if found:
             return found
         said.seek(0)
-        raise UnsupportedError(
-            _death(code, said.read()), "ask for another precision, or look at check-target"
-        )
+        words = said.read()
+    raise _failure(code, flavour, words) from RuntimeError("it said:\n" + words)
+
+
+def _failure(code: int, flavour: str, said: str) -> BaseException:
+    """What an end without an answer means: a crash of the compiler, or a fault of this program's own."""
+    if code == INTERRUPTED:
+        return KeyboardInterrupt()
+    told = _death(code, said)
+    if not 0 <= code <= _LARGEST_EXIT:
+        return UnsupportedError(told, "ask for another precision, or look at check-target")
+    if _NOT_IMPORTED.search(_last_words(said)):
+        return MissingPackageError(told, how_to_install(flavour))
+    return EdgekitError(told, "report it")
 
 
 def _last(lines: Optional[IO[str]], progress: Optional[Progress]) -> Dict[str, Any]:
@@ -86,17 +104,15 @@ def _last(lines: Optional[IO[str]], progress: Optional[Progress]) -> Dict[str, A
     return {}
 
 
-def _environment() -> Dict[str, str]:
-    """The child must find this very package, wherever the bundle lies."""
-    known = os.environ.get("PYTHONPATH")
-    return dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *([known] if known else [])]))
-
-
 def _death(code: int, said: str) -> str:
     how = "by signal {}".format(signal.Signals(-code).name) if code < 0 else "with code {}".format(code)
+    last = _last_words(said)
+    return "the builder's process ended {} while it built the engine{}".format(how, last and ": " + last)
+
+
+def _last_words(said: str) -> str:
     words = [line.strip() for line in said.splitlines() if line.strip()]
-    last = ": " + words[-1][:300] if words else ""
-    return "the builder's process ended {} while it built the engine{}".format(how, last)
+    return words[-1][:300] if words else ""
 
 
 def _built(folder: Path, told: Mapping[str, Any]) -> Built:
@@ -142,7 +158,7 @@ def main(folder: Path) -> int:
         answer({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
         return error.exit_code
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     _hand_over(folder, built)
     answer(_told(built))
     return 0

@@ -15,6 +15,9 @@ _TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 _TYPING_IS_COMPLETE = (10, 12)
 """The first TensorRT whose strong typing takes every layer. No name tells it."""
 
+_ALWAYS = ("__version__", "Builder", "BuilderFlag", "NetworkDefinitionCreationFlag")
+"""What every version has: without it there is a stub of a package, or a folder of that name."""
+
 _TEGRA = Path("/etc/nv_tegra_release")
 
 
@@ -49,7 +52,12 @@ class Features:
 
 
 def features_of(trt: Any) -> Features:
-    """Ask `trt`, the Python module of TensorRT or TensorRT-RTX. Makes no object of it."""
+    """Ask `trt`, the Python module of TensorRT or TensorRT-RTX. Makes no object of it.
+
+    Raises:
+        MissingPackageError: it is a stub, or only a part of one of them.
+    """
+    _refuse_part(trt)
     version = str(trt.__version__)
     ahead = hasattr(trt, "ComputeCapability")
     weak = hasattr(trt.BuilderFlag, "FP16")
@@ -66,6 +74,20 @@ def features_of(trt: Any) -> Features:
         version_compatible=hasattr(trt.BuilderFlag, "VERSION_COMPATIBLE"),
         ahead_of_time=ahead,
         timing_cache=not ahead,
+    )
+
+
+def _refuse_part(trt: Any) -> None:
+    absent = [name for name in _ALWAYS if not hasattr(trt, name)]
+    if not absent:
+        return
+    name = str(getattr(trt, "__name__", "tensorrt"))
+    flavour = name if name in _PIP else "tensorrt"
+    raise MissingPackageError(
+        "the Python package {} is not a whole {}: it has no {}".format(
+            name, _TITLES[flavour], ", ".join(absent)
+        ),
+        how_to_install(flavour),
     )
 
 
@@ -94,9 +116,12 @@ def load(flavour: str) -> Any:
         raise UsageError("{} builds no plans".format(flavour), "the builders are: " + ", ".join(sorted(_PIP)))
     try:
         return importlib.import_module(flavour)
-    except (ImportError, OSError) as cause:
+    except Exception as cause:  # a broken package raises whatever it likes
         raise MissingPackageError(
-            "the Python package {} cannot be imported ({})".format(flavour, cause), how_to_install(flavour)
+            "the Python package {} cannot be imported ({}: {})".format(
+                flavour, type(cause).__name__, " ".join(str(cause).split())
+            ),
+            how_to_install(flavour),
         ) from cause
 
 

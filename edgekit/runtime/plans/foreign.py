@@ -21,6 +21,7 @@ from .._cuda import Cuda, require_gpu
 from ..errors import BadFileError, EdgekitError, HardwareError, SystemRefusedError
 from . import log
 from .features import features_of, load
+from .process import ROOT, environment
 
 BUILD = "build it here: python run.py build"
 TIMEOUT_S = 300.0
@@ -135,12 +136,11 @@ def try_in_child(
         SystemRefusedError: the GPU's memory is full.
     """
     command = [sys.executable, "-m", __name__, str(path.resolve()), flavour, str(gpu), str(int(host_code))]
-    root = Path(__file__).resolve().parents[__name__.count(".")]
     try:
         done = subprocess.run(
             command,
-            cwd=str(root),
-            env=_environment(root),
+            cwd=str(ROOT),
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -156,12 +156,6 @@ def try_in_child(
     if told:
         kinds = {kind.exit_code: kind for kind in EdgekitError.__subclasses__()}
         raise kinds.get(told["exit_code"], EdgekitError)(told["error"], told["hint"])
-
-
-def _environment(root: Path) -> Dict[str, str]:
-    """The child must find this very package, and nothing of another folder that is called the same."""
-    known = os.environ.get("PYTHONPATH")
-    return dict(os.environ, PYTHONPATH=os.pathsep.join([str(root)] + ([known] if known else [])))
 
 
 def _death(flavour: str, done: "subprocess.CompletedProcess[bytes]") -> str:

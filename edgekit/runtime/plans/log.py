@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Pattern, Tuple
 
 _LAYERS = ("LayerType: ", "Layer(")
 _NODE = re.compile(r"parsing node: (.*?) \[(\w+)\]", re.IGNORECASE)
@@ -12,6 +12,11 @@ _PLACE = re.compile(r"\.? *\bIn \S+ at \S+:\d+.*$", re.DOTALL)
 _PREFIX = re.compile(r"^(\d+: )?(\[[^\]]*\] )?")
 _MEMORY = re.compile(
     r"out ?of ?memory|insufficient memory|bad_alloc|MemoryAllocation|cannot allocate memory", re.IGNORECASE
+)
+_WORKSPACE = re.compile(
+    r"within workspace limit|insufficient workspace|(not have|no) sufficient workspace"
+    r"|workspace( memory| size)? (is|was) (insufficient|too small)|increas\w+ (the )?(allowed )?workspace",
+    re.IGNORECASE,
 )
 _NO_KERNEL = "Could not find any implementation"
 
@@ -59,8 +64,15 @@ class Messages:
 
         Kernels that are skipped for lack of memory are warnings; they count when none was left.
         """
+        return self._last_of(_MEMORY)
+
+    def out_of_workspace(self) -> str:
+        """The last error that says that the workspace is too small for any kernel; else empty."""
+        return self._last_of(_WORKSPACE)
+
+    def _last_of(self, pattern: Pattern[str]) -> str:
         found = self.errors if _NO_KERNEL not in self.last_error() else self.warnings + self.errors
-        short = [text for text in found if _MEMORY.search(text)]
+        short = [text for text in found if pattern.search(text)]
         return sentence(short[-1]) if short else ""
 
 

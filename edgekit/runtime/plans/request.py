@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..engines import Layer
 from ..errors import BadFileError, UsageError
+from . import fields
 
 Profile = Tuple[Tuple[int, ...], Tuple[int, ...], Tuple[int, ...]]
 """The smallest, the usual and the largest shape of one input."""
 
 PLACES = ("min", "opt", "max")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+LARGEST_SIZE = 2**31 - 1
+WORKSPACE_MB = (1, 1 << 20)
+DLA_CORES = (0, 7)
+GPUS = (0, 255)
+"""The smallest and the largest value that may be asked for; what the device has is another matter."""
+
+_ENGINES = "engine"
 
 
 @dataclass(frozen=True)
@@ -77,32 +87,77 @@ def read_request(told: Mapping[str, Any]) -> BuildRequest:
     """The request in a manifest.
 
     Raises:
-        BadFileError: it is not what `BuildRequest.told` writes.
+        BadFileError: it is not what `BuildRequest.told` writes, or a value is out of its range.
         UsageError: a profile is out of order, see `refuse_profiles`.
     """
     try:
-        variants = tuple(
-            Variant(**dict(one, needs=tuple(one["needs"]), lowering=tuple(one["lowering"])))
-            for one in told["variants"]
-        )
-        profiles = tuple(
-            {name: _profile(shapes) for name, shapes in profile.items()} for profile in told["profiles"]
-        )
-        capabilities = tuple(str(one) for one in told["compute_capabilities"])
-        request = BuildRequest(
-            **dict(told, variants=variants, profiles=profiles, compute_capabilities=capabilities)
-        )
+        request = _request(told)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
+        fault = "{} is missing".format(error) if isinstance(error, KeyError) else str(error)
         raise BadFileError(
-            "the manifest does not say how to build the engine: {!r}".format(error), "compile it again"
+            "the manifest does not say how to build the engine: {}".format(fault), "compile it again"
         ) from error
     refuse_profiles(request.profiles)
     return request
 
 
+def _request(told: Mapping[str, Any]) -> BuildRequest:
+    fields.refuse(told, _REQUEST)
+    variants = [_variant(one, number) for number, one in enumerate(told["variants"])]
+    if not variants:
+        raise ValueError("variants is empty")
+    lists = {
+        "variants": tuple(variants),
+        "profiles": tuple(
+            {name: _profile(shapes) for name, shapes in profile.items()} for profile in told["profiles"]
+        ),
+        "compute_capabilities": tuple(told["compute_capabilities"]),
+    }
+    return BuildRequest(**dict(told, precision=told["precision"], **lists))
+
+
+def _variant(told: Mapping[str, Any], number: int) -> Variant:
+    fields.refuse(told, _VARIANT, "variant {}: ".format(number))
+    return Variant(**dict(told, needs=tuple(told["needs"]), lowering=tuple(told["lowering"])))
+
+
 def _profile(shapes: Sequence[Sequence[int]]) -> Profile:
-    low, usual, high = (tuple(int(size) for size in shape) for shape in shapes)
+    low, usual, high = (tuple(shape) for shape in shapes)
     return low, usual, high
+
+
+def _is_profile(value: Any) -> bool:
+    return fields.table(value) and all(_SHAPES(shapes) and len(shapes) == 3 for shapes in value.values())
+
+
+def _is_engine(value: Any) -> bool:
+    if not fields.inside(value):
+        return False
+    parts = PurePosixPath(value).parts
+    return len(parts) > 1 and parts[0] == _ENGINES
+
+
+_SHAPES = fields.every(fields.every(fields.whole(-LARGEST_SIZE, LARGEST_SIZE)))
+_VARIANT: Mapping[str, fields.Field] = {
+    "file": (fields.inside, "a path inside the folder"),
+    "typing": (fields.one_of("strong", "weak"), "strong or weak"),
+    "oldest": (fields.matching(r"(\d{1,4}(\.\d{1,4}){0,3})?"), "a version such as 10.3"),
+    "needs": (fields.every(fields.matching(r"\w+(\.\w+)*")), "a list of names"),
+    "opset": (fields.whole(0, 1000), "the number of an opset"),
+    "lowering": (fields.every(fields.text), "a list of sentences"),
+}
+_REQUEST: Mapping[str, fields.Field] = {
+    "variants": (fields.every(fields.table), "a list of tables"),
+    "precision": (fields.one_of(*PRECISIONS), "one of " + ", ".join(PRECISIONS)),
+    "engine": (_is_engine, "a path below {}/".format(_ENGINES)),
+    "profiles": (fields.every(_is_profile), "a list of three shapes for each input, sizes below 2**31"),
+    "workspace_bytes": (fields.whole(*(size << 20 for size in WORKSPACE_MB)), "1 MiB to 1 TiB"),
+    "dla_core": (fields.optional(fields.whole(*DLA_CORES)), "{} to {}, or null".format(*DLA_CORES)),
+    "hardware_compatible": (fields.truth, "true or false"),
+    "version_compatible": (fields.truth, "true or false"),
+    "compute_capabilities": (fields.every(fields.matching(r"\d{1,2}\.\d")), "a list such as 8.6, 8.9"),
+    "gpu": (fields.whole(*GPUS), "{} to {}".format(*GPUS)),
+}
 
 
 def refuse_profiles(profiles: Sequence[Mapping[str, Profile]]) -> None:

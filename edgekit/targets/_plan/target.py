@@ -27,6 +27,8 @@ from edgekit.targets._plan.variants import PlanGraph, variants
 
 WORKSPACE_MB = 1024
 AMPERE = 8
+MOST_WORKSPACE_MB = 1 << 20
+DLA_PRECISIONS = ("fp16", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,10 @@ class PlanOptions:
     def __post_init__(self) -> None:
         if min(self.buckets, self.usual_batch, self.largest_batch) < 1 or self.workspace_mb < 0:
             raise ValueError("buckets, usual_batch and largest_batch begin at 1, workspace_mb at 0")
+        if self.usual_batch > self.largest_batch:
+            raise ValueError(f"usual_batch {self.usual_batch} is above largest_batch {self.largest_batch}")
+        if self.workspace_mb > MOST_WORKSPACE_MB:
+            raise ValueError(f"workspace_mb is at most {MOST_WORKSPACE_MB}")
         if self.rest not in ("fp32", "fp16", "bf16"):
             raise ValueError(f"rest is one of fp32, fp16 and bf16, not {self.rest!r}")
 
@@ -73,7 +79,10 @@ def request(
 
     Raises:
         UsageError: a range leaves no valid optimization profile.
+        UnsupportedError: the DLA does not compute in that precision.
     """
+    if options.dla >= 0 and precision not in DLA_PRECISIONS:
+        raise UnsupportedError(f"the DLA does not compute in {precision}", "ask for fp16 or int8")
     tuned = profiles(shapes, options.usual_batch, _narrowed(options), options.buckets)
     refuse_profiles(tuned)
     model, cures = cured(read(graph))

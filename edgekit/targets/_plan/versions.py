@@ -60,8 +60,10 @@ def parser_opset(version: str) -> int:
 
 
 def oldest_for(model: onnx.ModelProto) -> str:
-    """The first version whose parser reads the opset and knows every operator."""
+    """The first version whose parser reads the opset and knows every operator; the newest known for an
+    opset that came after it."""
     used = {node.op_type for node in nodes(model.graph) if standard(node)}
     needed = [ARRIVED[kind] for kind in used & ARRIVED.keys()]
-    needed += [version for version, opset in PARSER_OPSETS.items() if opset >= opset_of(model)][:1]
-    return max(needed, key=number, default="")
+    read = [version for version, opset in PARSER_OPSETS.items() if opset >= opset_of(model)]
+    needed += read[:1] or list(PARSER_OPSETS)[-1:]
+    return max(needed, key=number)

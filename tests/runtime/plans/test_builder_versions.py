@@ -248,6 +248,30 @@ def test_lack_of_memory_is_the_systems_refusal(version: str, root: Path) -> None
         build(trt, asked(), root)
 
 
+NO_ROOM = (
+    "10: [optimizer.cpp::computeCosts::3728] Error Code 10: Internal Error (Could not find any "
+    "implementation for node conv due to insufficient workspace. See verbose log for requested sizes.)",
+    "Error Code 4: Internal Error (plugin node p requires 9 bytes of scratch space, but only 1 is available. "
+    "Try increasing the workspace size with IBuilderConfig::setMemoryPoolLimit().)",
+    "Error Code 1: Myelin (no tactics to implement the operation within workspace limit.)",
+)
+
+
+@pytest.mark.parametrize("said", NO_ROOM)
+def test_lack_of_workspace_is_cured_by_more_of_it(said: str, root: Path) -> None:
+    trt, _ = tensorrt("10.3.0", Behaviour(plan=None, log=(("ERROR", said),)))
+    with pytest.raises(SystemRefusedError, match="in a workspace of 99 MB: ") as refused:
+        build(trt, asked(workspace_bytes=99 << 20), root)
+    assert refused.value.hint.startswith("allow more workspace")
+
+
+def test_a_warning_about_workspace_is_not_why_a_build_failed(root: Path) -> None:
+    warned = ("WARNING", "Some tactics do not have sufficient workspace memory to run.")
+    trt, _ = tensorrt("10.3.0", Behaviour(plan=None, log=(warned, ("ERROR", "something else"))))
+    with pytest.raises(UnsupportedError, match="something else"):
+        build(trt, asked(), root)
+
+
 def test_what_a_form_lacks_is_named(root: Path) -> None:
     trt, _ = tensorrt("8.5.3.1")
     lacking = (

@@ -25,7 +25,7 @@ class Names:
     FP16 = INT8 = STRONGLY_TYPED = 0
 
 __version__ = "10.3.0"
-BuilderFlag = NetworkDefinitionCreationFlag = Names
+Builder = BuilderFlag = NetworkDefinitionCreationFlag = Names
 
 class ILogger:
     INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
@@ -134,6 +134,16 @@ def test_a_relative_path_is_the_callers(child: Child, monkeypatch: pytest.Monkey
     plan = child("assert plan.startswith(b'ftrt')")
     monkeypatch.chdir(plan.parent)
     try_in_child(Path(plan.name), "tensorrt")
+
+
+def test_a_relative_module_folder_is_the_callers(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = child("pass")
+    monkeypatch.chdir(plan.parent.parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["nowhere", plan.parent.name]))
+    try_in_child(plan, "tensorrt")
+    monkeypatch.chdir(plan.parent)
+    monkeypatch.setenv("PYTHONPATH", "nowhere" + os.pathsep)
+    try_in_child(plan, "tensorrt")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The parts of `steps/layers.py`: matching, comparing, finding causes, plotting."""

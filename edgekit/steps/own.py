@@ -1,0 +1,190 @@
+"""A user's own network and data, made to look like the built-in ones to every later step."""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.data._arrays import batch_axis, too_few
+from edgekit.data._arrays import load_own as load_data
+from edgekit.recipe import OBJECT
+from edgekit.runtime.errors import UsageError
+from edgekit.runtime.manifest import Labels, TensorSpec
+from edgekit.sources import factory, graph, hub, program
+from edgekit.spec import Dataset, Found, Own, Recipe, Sample
+from edgekit.tasks._own import OwnTask, own_task
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgekit.steps.load import Network
+
+FEW = 16
+"""Samples that are looked at to infer what was not said."""
+
+NO_DATA = "no data was given: parity is measured on random inputs, and accuracy is not measured"
+NO_TEST = "no --data was given: parity is measured on the calibration samples, accuracy is not measured"
+NO_METRIC = "no --metric was given: accuracy is not measured"
+
+
+def takes(model: str) -> bool:
+    """Whether MODEL is a user's own network: a factory, a program or a graph."""
+    return any(source.takes(model) for source in (factory, program, graph, hub))
+
+
+def load(recipe: Recipe, own: Own) -> Network:
+    """The network that `own` names, with its weights, and all that is known of it.
+
+    Raises:
+        UsageError: it cannot be imported, or the inputs cannot be inferred.
+        BadFileError: a file is not what it claims, or the weights do not fit.
+        UnsupportedError: the network cannot be taken.
+    """
+    from edgekit.steps.load import Network
+
+    _refuse(own)
+    seen = _any_data(recipe, own)
+    found = _found(own, recipe.weights, [] if seen is None else _few(seen), getattr(seen, "names", ()))
+    labels = _labels(recipe, own)
+    return Network(
+        module=found.module,
+        graph=found.graph,
+        inputs=found.inputs,
+        outputs=found.outputs,
+        states=found.states,
+        preprocess=own.preprocess,
+        labels=labels,
+        task=_task(own, labels),
+        weights_sha256=found.sha256,
+        notes=(*found.notes, *_told(seen), *_data_notes(recipe, own)),
+    )
+
+
+def _refuse(own: Own) -> None:
+    if own.module is not None:
+        return
+    if own.source.startswith(OBJECT):
+        raise UsageError(
+            f"the network {own.source.removeprefix(OBJECT)} was handed over in Python and is not here",
+            "prove the bundle by itself: python run.py check; or compile from module:function",
+        )
+    if refusal := program.refusal(own.source):
+        raise refusal
+
+
+def _found(own: Own, weights: Path | None, few: Sequence[Sample], names: Sequence[str]) -> Found:
+    if own.module is not None or factory.takes(own.source):
+        module = factory.make(own) if own.module is None else copy.deepcopy(own.module)
+        return factory.describe(own, _weighted(module, weights), few, names)
+    if hub.takes(own.source):
+        module = hub.make(own, pretrained=weights is None)
+        return hub.describe(own, _weighted(module, weights), few, names)
+    if program.takes(own.source):
+        return program.load(own, weights, few)
+    return graph.load(own, weights, few)
+
+
+def _weighted(module: torch.nn.Module, weights: Path | None) -> torch.nn.Module:
+    if weights is not None:
+        from edgekit.steps._weights import load_weights
+
+        load_weights(module, weights)
+    return module
+
+
+def samples(recipe: Recipe, own: Own, split: str, network: Network) -> Dataset:
+    """One split of the user's data; without any, random inputs to compare engines on.
+
+    Raises:
+        UsageError: calibration samples are needed, and there are none.
+        BadFileError: a file cannot be read, or does not fit the inputs.
+    """
+    place = recipe.folders.get(split)
+    if place is None and split == "calibration":
+        raise UsageError(
+            "int8 needs samples to calibrate on, and none were given",
+            "give --calibration: an .npz with one array per input, or a folder of .npz feeds or images",
+        )
+    place = place or recipe.folders.get("calibration")
+    if place is None:
+        return RandomSamples(network.inputs, recipe.seed)
+    return load_data(place, network.inputs, network.states, own.preprocess)
+
+
+def _any_data(recipe: Recipe, own: Own) -> Any:
+    place = recipe.folders.get("calibration") or recipe.folders.get("test")
+    return None if place is None else load_data(place, _data_inputs(own), (), own.preprocess)
+
+
+def _data_inputs(own: Own) -> tuple[TensorSpec, ...]:
+    """The inputs that data is read for: hidden states may be missing there."""
+    states = {name for name, _ in own.states}
+    return tuple(spec for spec in own.inputs if spec.name not in states)
+
+
+def _few(data: Dataset) -> list[Sample]:
+    """Samples from the whole of the data, so that their sizes show its spread."""
+    step = max(len(data) // FEW, 1)
+    return [data[index] for index in range(0, len(data), step)][:FEW]
+
+
+def _told(data: Any) -> tuple[str, ...]:
+    """What the data is, and what is odd about it."""
+    return () if data is None else tuple(said for said in (data.described, too_few(data)) if said)
+
+
+def _labels(recipe: Recipe, own: Own) -> Labels | None:
+    """The classes of a folder of images, when the metric is about classes."""
+    place = recipe.folders.get("test")
+    classes: Sequence[str] = ()
+    if place is not None and own.preprocess is not None and own.metric in ("accuracy", "top5"):
+        classes = getattr(load_data(place, (), (), own.preprocess), "classes", ()) or ()
+    return Labels(tuple(classes)) if classes else None
+
+
+def _task(own: Own, labels: Labels | None) -> OwnTask | None:
+    return own_task(own.metric, own.folder, labels) if own.metric else None
+
+
+def _data_notes(recipe: Recipe, own: Own) -> tuple[str, ...]:
+    if "test" in recipe.folders:
+        return () if own.metric else (NO_METRIC,)
+    return (NO_TEST,) if "calibration" in recipe.folders else (NO_DATA,)
+
+
+class RandomSamples:
+    """Seeded samples to compare engines on, nothing else: normal numbers, or 0 and 1 for integers."""
+
+    def __init__(self, inputs: Sequence[TensorSpec], seed: int, count: int = FEW) -> None:
+        self._inputs, self._seed, self._count = inputs, seed, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int, /) -> Sample:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return Sample(tuple(self._array(spec, index) for spec in self._inputs), None)
+
+    def set_epoch(self, epoch: int, /) -> None:
+        """Nothing is augmented."""
+
+    def _array(self, spec: TensorSpec, index: int) -> Any:
+        import numpy as np
+
+        random = np.random.default_rng((self._seed, index, zlib.crc32(spec.name.encode())))
+        shape = spec.at({dim: self._size(spec, dim, index) for dim in spec.dynamic})
+        axis = batch_axis(spec)
+        shape = shape if axis is None else (*shape[:axis], *shape[axis + 1 :])
+        if np.issubdtype(np.dtype(spec.dtype), np.floating):
+            return random.standard_normal(shape).astype(spec.dtype)
+        return random.integers(0, 2, shape).astype(spec.dtype)
+
+    def _size(self, spec: TensorSpec, dim: str, index: int) -> int:
+        """Sizes from the smallest up to eight times that, within the range."""
+        low, high = spec.ranges.get(dim, (1, FEW))
+        high = min(high, 8 * max(low, 8))
+        return low + (high - low) * index // max(self._count - 1, 1)
