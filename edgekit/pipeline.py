@@ -26,6 +26,7 @@ from edgekit.steps.check_target import Examination, check_graph, check_recipe, m
 from edgekit.steps.compile import compile_engine
 from edgekit.steps.doctor import board_findings, findings
 from edgekit.steps.export import export as export_graph
+from edgekit.steps.export import notes as export_notes
 from edgekit.steps.layers import LayerReport, compare_layers, engine_graph_of
 from edgekit.steps.layers import page as layers_page
 from edgekit.steps.load import Network, samples
@@ -154,6 +155,7 @@ def make(
         trial = Trial(network=network, recipe=recipe, held_out=held_out, progress=progress)
     with clock("export"):
         graph = export_graph(network, recipe, work / "model.onnx")
+    made = export_notes(graph)
     with clock("quantize"):
         graph, plan = _quantized(network, graph, recipe, progress)
     with clock("compile"):
@@ -165,7 +167,7 @@ def make(
             proof = _prove_graphs(trial, work, manifest, build)
         else:
             manifest, proof = _prove(trial, work, manifest, proofs)
-    notes = (*network.notes, *build.notes)
+    notes = (*network.notes, *made, *build.notes)
     return manifest, _report(recipe, manifest, proof, clock.seconds, notes)
 
 

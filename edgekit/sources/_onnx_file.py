@@ -15,7 +15,7 @@ from edgekit.sources._onnx_tensors import (
     refuse_sparse,
     size_of,
 )
-from edgekit.sources._onnx_walk import every_tensor, real_inputs, texts
+from edgekit.sources._onnx_walk import every_graph, every_tensor, real_inputs, texts
 
 if TYPE_CHECKING:
     import onnx
@@ -45,6 +45,7 @@ def read_with_digest(path: Path) -> tuple[onnx.ModelProto, str]:
     digest = hashlib.sha256(content)
     refuse_operators(path, model)
     refuse_sparse(path, model)
+    _refuse_twice(path, model)
     refuse_cut_short(path, model)
     for file in _load_external(path, model):
         digest.update(file.read_bytes())
@@ -98,6 +99,17 @@ def _refuse_broken_text(path: Path, model: onnx.ModelProto) -> None:
             pass
     except UnicodeDecodeError as error:
         raise BadFileError(f"{path} is no ONNX model: a text in it is not UTF-8", EXPORT_AGAIN) from error
+
+
+def _refuse_twice(path: Path, model: onnx.ModelProto) -> None:
+    """Which of two weights or outputs of one name is meant, each engine decides for itself."""
+    for graph in every_graph(model):
+        for kind, holders in (("weight", graph.initializer), ("output", graph.output)):
+            seen: set[str] = set()
+            for one in holders:
+                if one.name in seen:
+                    raise BadFileError(f"{path}: the {kind} '{one.name}' stands twice", EXPORT_AGAIN)
+                seen.add(one.name)
 
 
 def _load_external(path: Path, model: onnx.ModelProto) -> list[Path]:

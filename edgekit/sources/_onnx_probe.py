@@ -104,14 +104,22 @@ def _said(error: BaseException) -> str:
     return _NOISE.sub("", lines[0])[:_LONGEST] if lines else type(error).__name__
 
 
-def readable(model: onnx.ModelProto) -> onnx.ModelProto:
-    """As it is, but for what only ONNX Runtime minds: the format's number, 0 as a size, names given twice."""
+def readable(model: onnx.ModelProto, inputs: Sequence[TensorSpec] = ()) -> onnx.ModelProto:
+    """As it is, but for what only ONNX Runtime minds: the format's number, 0 as a size, names given twice.
+
+    `inputs` give their shape to those that have none in the file.
+    """
     import onnx
+    from onnx import helper
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     copy.ir_version = min(copy.ir_version, format_for(model))
+    known = {spec.name: list(spec.shape) for spec in inputs}
     for value in copy.graph.input:
+        tensor = value.type.tensor_type
+        if value.name in known and not tensor.HasField("shape"):
+            value.CopyFrom(helper.make_tensor_value_info(value.name, tensor.elem_type, known[value.name]))
         for dim in value.type.tensor_type.shape.dim:
             if dim.HasField("dim_value") and dim.dim_value <= 0:
                 dim.ClearField("dim_value")

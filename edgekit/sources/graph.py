@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from edgekit.runtime.errors import UnsupportedError, UsageError
 from edgekit.runtime.manifest import State, TensorSpec
@@ -11,10 +14,18 @@ from edgekit.sources._onnx_declared import declared_inputs, refuse_strange_outpu
 from edgekit.sources._onnx_dims import settle, told
 from edgekit.sources._onnx_file import read_with_digest
 from edgekit.sources._onnx_probe import Program, draw, refuse_lies, without_shapes
-from edgekit.sources._onnx_sizes import first_trial, narrow, outputs_of
+from edgekit.sources._onnx_sizes import Trial, first_trial, narrow, outputs_of
+from edgekit.sources._onnx_walk import every_node
 from edgekit.spec import Found, Own, Sample
 
+if TYPE_CHECKING:
+    import onnx
+
 SUFFIX = ".onnx"
+_RANDOM = {
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial",
+    "Dropout",
+}  # fmt: skip
 
 
 def takes(source: str) -> bool:
@@ -49,6 +60,7 @@ def load(own: Own, weights: Path | None, samples: Sequence[Sample]) -> Found:
     Program(path, model)
     program = Program(path, without_shapes(model))
     trial = first_trial(path, program, settled, samples)
+    _refuse_random(path, program, trial, model)
     trial = narrow(path, program, trial, settled.free)
     refuse_lies(path, model, draw(trial.specs, trial.sizes, trial.values))
     outputs = outputs_of(path, program, trial, model.graph.output)
@@ -63,6 +75,19 @@ def load(own: Own, weights: Path | None, samples: Sequence[Sample]) -> Found:
         sha256=digest,
         notes=(*_renaming(batch, fed), *settled.notes, *trial.notes, *(told(fed) if not own.inputs else ())),
     )
+
+
+def _refuse_random(path: Path, program: Program, trial: Trial, model: onnx.ModelProto) -> None:
+    """Nothing can be proved of a network that answers differently each time."""
+    (_, first), (_, second) = trial.at(program, {}), trial.at(program, {})
+    for name, array in first.items():
+        if not np.array_equal(array, second[name], equal_nan=array.dtype.kind == "f"):
+            nodes = [node.name or node.op_type for node in every_node(model) if node.op_type in _RANDOM]
+            raise UnsupportedError(
+                f"{path}: the output '{name}' differs from run to run"
+                + (f", because of the node '{nodes[0]}'" if nodes else ""),
+                "export it in evaluation mode (module.eval()), and feed random numbers as an input",
+            )
 
 
 def _renaming(batch: str, inputs: Sequence[TensorSpec]) -> tuple[str, ...]:

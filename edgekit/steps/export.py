@@ -9,8 +9,11 @@ from shutil import copyfile
 from edgekit import cache
 from edgekit.runtime.manifest import sha256_of
 from edgekit.spec import Artifact, Found, Recipe
-from edgekit.steps.load import Network
+from edgekit.steps.load import Network, samples
 
+USUAL = "torch.export"
+FEW = 8
+"""Real samples that an adopted graph is checked on, beside the unseen shapes."""
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -25,8 +28,9 @@ def export(network: Network, recipe: Recipe, out: Path) -> Artifact:
     def make(path: Path) -> None:
         _make(network, recipe, path)
 
+    made_by: dict[str, object] = {}
     if recipe.own is not None:  # a user's code has no version that a key could hold
-        make(out)
+        made_by = dict(_make(network, recipe, out).made_by)
     else:
         copyfile(cache.fetch(cache.key("export", _parts(network, recipe), PACKAGES), make), out)
     return Artifact(
@@ -36,16 +40,18 @@ def export(network: Network, recipe: Recipe, out: Path) -> Artifact:
         inputs=network.inputs,
         outputs=network.outputs,
         states=network.states,
+        made_by=made_by,
     )
 
 
-def _make(network: Network, recipe: Recipe, path: Path) -> None:
+def _make(network: Network, recipe: Recipe, path: Path) -> Artifact:
     from edgekit.exporting import adopt_onnx, export_onnx
 
     if network.module is None:
-        adopt_onnx(found_of(network), path, opset=recipe.export.opset)
-        return
-    export_onnx(
+        data = samples(recipe, "test", network)
+        few = [data[index] for index in range(min(len(data), FEW))]
+        return adopt_onnx(found_of(network), path, opset=recipe.export.opset, samples=few)
+    return export_onnx(
         network.module, network.inputs, network.outputs, network.states, path, opset=recipe.export.opset
     )
 
@@ -60,6 +66,13 @@ def found_of(network: Network) -> Found:
         states=network.states,
         sha256=network.weights_sha256,
     )
+
+
+def notes(graph: Artifact) -> tuple[str, ...]:
+    """How the graph was made, where it was not the usual way."""
+    way = graph.made_by.get("way", USUAL)
+    said = tuple(graph.made_by.get("notes", ()))
+    return said if way == USUAL else (*said, f"exported by {way}: the ways before it failed")
 
 
 def _parts(network: Network, recipe: Recipe) -> dict[str, object]:

@@ -156,7 +156,7 @@ def _data_notes(recipe: Recipe, own: Own) -> tuple[str, ...]:
 
 
 class RandomSamples:
-    """Seeded samples to compare engines on, nothing else: normal numbers, or 0 and 1 for integers."""
+    """Seeded samples to compare engines on, nothing else: normal numbers; of integers, 0 and 1."""
 
     def __init__(self, inputs: Sequence[TensorSpec], seed: int, count: int = FEW) -> None:
         self._inputs, self._seed, self._count = inputs, seed, count
@@ -181,7 +181,10 @@ class RandomSamples:
         shape = shape if axis is None else (*shape[:axis], *shape[axis + 1 :])
         if np.issubdtype(np.dtype(spec.dtype), np.floating):
             return random.standard_normal(shape).astype(spec.dtype)
-        return random.integers(0, 2, shape).astype(spec.dtype)
+        numbers = random.integers(0, 2, shape).astype(spec.dtype)
+        if numbers.ndim:
+            numbers[..., :1] = 1  # a mask that hides everything makes NaN of attention
+        return numbers
 
     def _size(self, spec: TensorSpec, dim: str, index: int) -> int:
         """Sizes from the smallest up to eight times that, within the range."""

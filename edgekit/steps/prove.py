@@ -82,7 +82,7 @@ def reference_session(network: Network, manifest: Manifest) -> Session:
 def reference_runner(network: Network, threads: int) -> Runner:
     """PyTorch in eval mode; for a bare ONNX file ONNX Runtime in float32."""
     if network.module is None:
-        return _graph_runner(required(network.graph), threads)
+        return _graph_runner(network, threads)
     from edgekit.targets.pytorch import ModuleRunner
 
     module: Runner = ModuleRunner(
@@ -91,7 +91,7 @@ def reference_runner(network: Network, threads: int) -> Runner:
     return module
 
 
-def _graph_runner(path: Path, threads: int) -> Runner:
+def _graph_runner(network: Network, threads: int) -> Runner:
     """ONNX Runtime on the user's file as it is, but for what only ONNX Runtime minds."""
     import onnx
 
@@ -101,7 +101,7 @@ def _graph_runner(path: Path, threads: int) -> Runner:
 
     with TemporaryDirectory(prefix="edgekit-") as scratch:
         copy = Path(scratch) / "reference.onnx"
-        onnx.save(readable(read_model(path)), copy)
+        onnx.save(readable(read_model(required(network.graph)), network.inputs), copy)
         return open_engine(copy, EngineOptions(precision="fp32", threads=threads))
 
 

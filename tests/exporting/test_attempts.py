@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from edgekit.exporting import export_onnx
 from edgekit.exporting.attempts import more_shapes
+from edgekit.exporting.blame import ReadsValues
+from edgekit.exporting.values import refuse_reading
 from edgekit.runtime.errors import UnsupportedError
 from edgekit.runtime.manifest import TensorSpec
 from edgekit.sources._adapter import Adapter, adapt
@@ -141,6 +143,34 @@ def test_a_choice_by_values_is_never_traced(tmp_path: Path) -> None:
     assert "return steps if x.sum() > -1e9 else x" in error.message
     assert "TorchScript: a trace would fix a choice made by values" in error.message
     assert "torch.where" in error.hint
+
+
+class Scaled(nn.Module):
+    """Python reads its own weight, which is the same at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale.item()
+
+
+class ReadsLast(nn.Module):
+    """Python reads a value that an operation in place has written."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = torch.zeros(1)
+        total += x.sum()
+        return x * float(total)
+
+
+def test_only_values_that_come_from_the_inputs_are_a_choice_by_values() -> None:
+    refuse_reading(Scaled(), [torch.ones(2, 6)], [])
+    with pytest.raises(ReadsValues, match=r"test_attempts\.py:\d+: return x \* float\(total\)"):
+        refuse_reading(ReadsLast(), [torch.ones(2, 6)], [])
+    with pytest.raises(ReadsValues):
+        refuse_reading(Scaled(), [torch.ones(2, 6)], ["Converting a tensor to a NumPy array might cause"])
 
 
 def test_a_packed_sequence_is_refused_at_once_with_its_line(tmp_path: Path) -> None:

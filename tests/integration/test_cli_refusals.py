@@ -167,7 +167,7 @@ def test_a_garbage_onnx_file(edgekit: Cli, tmp_path: Path) -> None:
     graph = tmp_path / "net.onnx"
     for content in (b"", b"garbage", bytes(range(256))):
         graph.write_bytes(content)
-        refused(edgekit("compile", graph, cwd=tmp_path), 6, "is not an ONNX model")
+        refused(edgekit("compile", graph, cwd=tmp_path), 6, str(graph))
     refused(edgekit("compile", tmp_path / "none.onnx"), 6, "does not exist")
 
 

@@ -376,6 +376,31 @@ def test_a_type_that_does_not_hold_and_a_graph_that_is_not_whole(tmp_path: Path)
     refused(BadFileError, save(tmp_path, made), "MatMul")
 
 
+def test_two_of_one_name_are_refused(tmp_path: Path) -> None:
+    made = linear()
+    made.graph.initializer.append(weight("w", noise(4, 3, seed=1)))
+    refused(BadFileError, save(tmp_path, made), "weight 'w' stands twice")
+    made = linear()
+    made.graph.output.append(value("y", F32, ["batch", 3]))
+    refused(BadFileError, save(tmp_path, made), "output 'y' stands twice")
+
+
+def test_a_network_that_answers_differently_each_time_is_refused(tmp_path: Path) -> None:
+    made = model(
+        [node("RandomNormalLike", ["x"], ["r"], "/noise"), node("Add", ["x", "r"], ["y"])],
+        [value("x", F32, ["batch", 4])],
+        [value("y", F32, None)],
+    )
+    refused(UnsupportedError, save(tmp_path, made), "'y' differs from run to run", "'/noise'")
+    made = model(
+        [node("Dropout", ["x", "half", "training"], ["y"], "/drop")],
+        [value("x", F32, ["batch", 64])],
+        [value("y", F32, None)],
+        [weight("half", np.float32(0.5)), weight("training", np.array(True))],
+    )
+    refused(UnsupportedError, save(tmp_path, made), "'/drop'")
+
+
 def spoilt(number: float, place: str) -> onnx.ModelProto:
     made = attention() if place == "mask" else linear()
     if place == "constant":
