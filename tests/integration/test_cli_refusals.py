@@ -168,7 +168,7 @@ def test_a_garbage_onnx_file(edgekit: Cli, tmp_path: Path) -> None:
     for content in (b"", b"garbage", bytes(range(256))):
         graph.write_bytes(content)
         refused(edgekit("compile", graph, cwd=tmp_path), 6, str(graph))
-    refused(edgekit("compile", tmp_path / "none.onnx"), 6, "does not exist")
+    refused(edgekit("compile", tmp_path / "none.onnx"), 6, "there is no such file")
 
 
 def test_an_output_folder_that_is_no_bundle_is_not_touched(edgekit: Cli, tmp_path: Path) -> None:

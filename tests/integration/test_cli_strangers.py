@@ -243,12 +243,11 @@ STRANGERS = (
 QUICK = {
     ("audio", "openvino", "fp32"),
     ("stepper", "openvino", "int8"),
-    ("recognizer", "onnxruntime", "int8"),
     ("encoder", "onnxruntime", "fp32"),
     ("detector", "onnxruntime", "int8"),
     ("classifier", "openvino", "int8"),
 }
-"""One each of every network, engine and precision where it says most; the others are slow."""
+"""Each engine and precision where it says most; the others are slow."""
 
 
 @pytest.fixture(scope="module")
