@@ -94,7 +94,9 @@ def test_the_kit_is_built_up_to_the_point_where_a_gpu_is_needed(compiled: Compil
     manifest = read_manifest(tmp_path / "built")
     verify(tmp_path / "built", manifest)
     assert manifest.state == "built"
-    assert _run_py(tmp_path / "built", "check", path=shim).returncode == 5
+    checked = _run_py(tmp_path / "built", "check", path=shim)
+    assert checked.returncode == 6  # the bundle is TensorRT's, the plan is not
+    assert "plan of TensorRT-RTX" in checked.stderr
 
 
 def test_the_kit_alone_stops_at_the_missing_gpu(compiled: Compiled) -> None:
