@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -41,6 +42,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["EDGEKIT_CACHE"]
     else:
         os.environ["EDGEKIT_CACHE"] = before
+
+
+@pytest.fixture(autouse=True)
+def _no_handler_left_behind() -> Iterator[None]:
+    """Torch's DataLoader leaves a SIGCHLD handler in the process.
+
+    Engines that compute with AMX later make the frame of a signal too large for the stack that
+    handlers run on here, and the next subprocess to end would take the test run with it.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.fixture(scope="session")
