@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _SOURCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _FILE = re.compile(r"[^:]+\.py:[A-Za-z_][\w.]*")
 _HUBS = ("timm", "hf")
-_NOTES = "edgekit_notes"
 _foreign: dict[str, Path] = {}
 """Modules that were imported from a user's folder, and from which."""
 
@@ -55,6 +54,8 @@ def make(own: Own) -> nn.Module:
         UsageError: no such module or function, or the user's code fails.
         UnsupportedError: the function returns something else than a PyTorch module in Python.
     """
+    from edgekit.sources._describe import prepared
+
     name, _, attribute = own.source.partition(":")
     if name.endswith(".py"):
         dotted = name[:-3].replace("\\", "/").strip("./").replace("/", ".")
@@ -62,9 +63,9 @@ def make(own: Own) -> nn.Module:
     with _importing(own.folder), prints_aside():
         function = _attribute(_imported(name, own.folder), attribute)
         network = _made(function, own.source)
-    prepared = _prepared(network, own.source)
-    _carry_declarations(function, prepared)
-    return prepared
+    ready = prepared(network, own.source)
+    _carry_declarations(function, ready)
+    return ready
 
 
 def describe(own: Own, module: nn.Module, samples: Sequence[Sample], names: Sequence[str] = ()) -> Found:
@@ -74,18 +75,9 @@ def describe(own: Own, module: nn.Module, samples: Sequence[Sample], names: Sequ
         UsageError: nothing says what it takes, it fails when run, or a state is not there.
         UnsupportedError: what it returns, keeps or changes cannot be deployed.
     """
-    from edgekit.sources._adapter import adapt, returned_names
-    from edgekit.sources._binding import bind
-    from edgekit.sources._found import found, in_order
-    from edgekit.sources._infer import inputs_of, states_of
+    from edgekit.sources._describe import described
 
-    network = _prepared(module, own.source)
-    pairs = states_of(own, network)
-    told, notes = inputs_of(own, network, samples, names)
-    inputs = in_order(told, pairs)
-    call = bind(network, [spec.name for spec in inputs])
-    adapter = adapt(network, call, returned_names(network), len(inputs))
-    return found(adapter, inputs, pairs, (*getattr(network, _NOTES, ()), *notes))
+    return described(own, module, samples, names)
 
 
 def code_sha256(module: nn.Module) -> str:
@@ -209,14 +201,3 @@ def _carry_declarations(function: Any, network: nn.Module) -> None:
     for name in ("edgekit_inputs", "edgekit_states"):
         if hasattr(function, name) and not hasattr(network, name):
             setattr(network, name, getattr(function, name))
-
-
-def _prepared(network: Any, source: str) -> nn.Module:
-    """The module in evaluation mode, float32, on the CPU; what that changed is kept as notes."""
-    from edgekit.sources._module import prepare, refuse_other
-
-    refuse_other(network, source)
-    module, notes = prepare(network, source)
-    if notes:
-        setattr(module, _NOTES, (*getattr(module, _NOTES, ()), *notes))
-    return module
