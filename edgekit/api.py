@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import pipeline
 from edgekit import recipe as recipes
-from edgekit.declare import parse_share
+from edgekit.declare import parse_errors, parse_share
 from edgekit.report import Report
 from edgekit.runtime.session import Session, open_bundle
 from edgekit.spec import Recipe
@@ -84,16 +84,20 @@ def compile(
     data: str | Path | None = None,
     metric: str | None = None,
     preprocess: str | None = None,
+    decode: str | None = None,
+    labels: str | Path | None = None,
     max_drop: str | float | None = None,
-    max_error: str | float | None = None,
+    max_error: str | float | Sequence[str] | Mapping[str, str | float] | None = None,
+    plan: str | Path | None = None,
     seed: int | None = None,
     overrides: Sequence[str] = (),
 ) -> Compiled:
     """Make a proved bundle of a network: export, quantize, compile, then parity, accuracy and latency.
 
     `model` is what the command line takes, a Recipe, or a PyTorch module itself. The other words are
-    the options of `edgekit compile`. Whether the checks passed is in the report: nothing is raised
-    for a check that failed.
+    the options of `edgekit compile`; `max_error` is one limit, limits of outputs by name, or both as
+    texts, `["5%", "scores=2%"]`. Whether the checks passed is in the report: nothing is raised for a
+    check that failed.
 
     Raises:
         EdgekitError: something could not be done; nothing half-written is left.
@@ -103,9 +107,10 @@ def compile(
         "data": data, "calibration": calibration, "compute_capabilities": _texts(compute_capability),
         "network": {
             "inputs": _texts(inputs), "states": _texts(states), "metric": metric, "preprocess": preprocess,
+            "decode": decode, "labels": str(labels or ""),
         },
-        "max_drop": _share(max_drop, "max_drop"), "max_error": _share(max_error, "max_error"),
-        "seed": seed, "overrides": overrides,
+        "max_drop": _share(max_drop, "max_drop"), **_errors(max_error),
+        "plan": plan, "seed": seed, "overrides": overrides,
     }  # fmt: skip
     recipe = model if isinstance(model, Recipe) else _recipe(model, said)
     report = pipeline.compile(recipe, output)
@@ -120,6 +125,17 @@ def _recipe(model: str | Path | torch.nn.Module, said: dict[str, Any]) -> Recipe
 
 def _texts(said: Texts) -> list[str]:
     return [said] if isinstance(said, str) else list(said)
+
+
+def _errors(said: str | float | Sequence[str] | Mapping[str, str | float] | None) -> dict[str, Any]:
+    """The limit for all outputs, and those of single ones."""
+    if said is None:
+        return {}
+    if isinstance(said, Mapping):
+        said = [f"{name}={limit}" for name, limit in said.items()]
+    texts = [str(said)] if isinstance(said, (str, float, int)) else said
+    common, by_output = parse_errors(texts, "max_error")
+    return {"max_error": common, "max_errors": by_output}
 
 
 def _share(said: str | float | None, option: str) -> float | None:

@@ -3,20 +3,24 @@
 name=float32[batch:1..8,1,64,width:32..1024]      an input: a type, then sizes and named dimensions
 h=hn                                              a state: the input, and the output that feeds it
 size=224x224,mean=0.485/0.456/0.406,order=RGB     how an image becomes the input
+boxes=boxes,scores=scores,format=cxcywh           how a detector's outputs become boxes
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
 
 from edgekit.runtime.errors import UsageError
-from edgekit.runtime.manifest import Preprocess, TensorSpec
+from edgekit.runtime.manifest import Detection, Preprocess, TensorSpec
 
 TYPES = ("float32", "float16", "int64", "int32", "int8", "uint8", "bool")
 DEFAULT_RANGES = {"batch": (1, 64)}
 DEFAULT_RANGE = (1, 1024)
 EXAMPLE = "write it as image=float32[batch:1..8,3,224,224]"
+DETECTION_EXAMPLE = "such as boxes=boxes,scores=scores,format=cxcywh,score=0.25,iou=0.45"
 
 _INPUT = re.compile(r"(?P<name>[^=\[\]]+)=(?P<dtype>[a-z0-9]*)\[(?P<dims>[^\[\]]*)\]")
 _DIM = re.compile(r"(?P<name>[A-Za-z_]\w*)(?::(?P<low>\d+)\.\.(?P<high>\d+))?")
@@ -142,6 +146,51 @@ def parse_preprocess(text: str, channels: int = 3) -> Preprocess:
         ) from error
 
 
+def parse_detection(text: str) -> dict[str, Any]:
+    """The fields of `Detection` that `key=value` parts say: `boxes=boxes,scores=scores,iou=0.5`.
+
+    `boxes` may be left out, where it is known.
+
+    Raises:
+        UsageError: an unknown key, or a value that cannot be.
+    """
+    known = {item.name: type(item.default) for item in fields(Detection)}
+    known["boxes"] = str
+    found: dict[str, Any] = {}
+    for part in filter(str.strip, text.split(",")):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key and equals and value):
+            raise UsageError(f"--decode {text!r}: {part!r} is not KEY=VALUE", DETECTION_EXAMPLE)
+        if key not in known:
+            raise UsageError(f"--decode: there is no key {key!r}", f"keys: {' '.join(known)}")
+        if key in found:
+            raise UsageError(f"--decode: {key!r} stands twice", "say it once")
+        found[key] = _detection_value(key, value, known[key])
+    try:
+        Detection(**{"boxes": "", **found})
+    except ValueError as error:
+        raise UsageError(f"--decode {text!r}: {error}", DETECTION_EXAMPLE) from error
+    return found
+
+
+def _detection_value(key: str, value: str, kind: type[Any]) -> Any:
+    if kind is bool and value in ("true", "false"):
+        return value == "true"
+    try:
+        if kind is not bool:
+            return kind(value)
+    except ValueError as error:
+        raise UsageError(f"--decode: {key} {value!r} is no number", DETECTION_EXAMPLE) from error
+    raise UsageError(f"--decode: {key} is true or false, not {value!r}", DETECTION_EXAMPLE)
+
+
+def told_detection(said: Mapping[str, Any]) -> str:
+    """The text that `parse_detection` makes the same of."""
+    return ",".join(
+        f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in said.items()
+    )
+
+
 def told_preprocess(found: Preprocess) -> str:
     """The text that `parse_preprocess` makes the same of."""
     parts = {
@@ -169,6 +218,22 @@ def parse_share(text: str, option: str) -> float:
     if not 0 < value <= 1:
         raise UsageError(f"{option} {text!r} is not above 0 and at most 100%", "write it as 0.5% or 0.005")
     return value
+
+
+def parse_errors(texts: Iterable[str], option: str = "--max-error") -> tuple[float | None, dict[str, float]]:
+    """The common limit, `5%`, and those of single outputs, `scores=2%`.
+
+    Raises:
+        UsageError: a share cannot be read, or a limit is given twice.
+    """
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, share = (part.strip() for part in text.rpartition("="))
+        if name in found:
+            twice = f"for {name!r}" if name else "for all outputs"
+            raise UsageError(f"{option} is given twice {twice}", "give each limit once")
+        found[name] = parse_share(share, option)
+    return found.pop("", None), found
 
 
 def _checked(found: Preprocess) -> Preprocess:

@@ -10,16 +10,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from edgekit import boards, bundle, registry
+from edgekit import boards, bundle, precision_plan, registry
 from edgekit import recipe as recipes
 from edgekit.report import Report
-from edgekit.runtime.errors import BadFileError, HardwareError, UsageError
+from edgekit.runtime.errors import BadFileError, EdgekitError, HardwareError, UnsupportedError, UsageError
 from edgekit.runtime.face import prove as prove_recorded
 from edgekit.runtime.face import read_feeds
-from edgekit.runtime.manifest import Manifest, hashes, read_manifest, verify, write_manifest
-from edgekit.runtime.proof import GOLDEN
+from edgekit.runtime.manifest import Manifest, hashes, read_manifest, verify, with_states, write_manifest
+from edgekit.runtime.proof import GOLDEN, Check
 from edgekit.runtime.session import Session, open_bundle, open_runner
-from edgekit.spec import PRECISIONS, Artifact, Build, Choice, Limits, Progress, Recipe, silent
+from edgekit.spec import PRECISIONS, Artifact, Build, Choice, Limits, Progress, Recipe, Search, silent
 from edgekit.steps import describe, own, prove
 from edgekit.steps._graphs import prove_graphs
 from edgekit.steps.check_target import Examination, check_graph, check_recipe, model_findings
@@ -35,6 +35,7 @@ from edgekit.steps.prove import Proof, Trial
 from edgekit.steps.quantize import quantize as quantize_graph
 from edgekit.steps.train import TrainProgress
 from edgekit.steps.train import train as train_network
+from edgekit.steps.worth import worth
 
 PROOFS = ("parity", "accuracy", "latency")
 
@@ -54,15 +55,21 @@ def load(
     module: Any = None,
     max_drop: float | None = None,
     max_error: float | None = None,
+    max_errors: Mapping[str, float] | None = None,
+    plan: str | Path | None = None,
+    any_precision: bool = False,
     seed: int | None = None,
     overrides: Sequence[str] = (),
 ) -> Recipe:
     """The recipe that MODEL names, with what the command line says laid over it.
 
     `compute_capabilities` such as 8.6 are the GPUs that TensorRT-RTX builds for. `network` says what
-    MODEL does not of a user's own network: `inputs`, `states`, `preprocess`, `metric`, as texts;
-    `module` is that network where Python hands it over.
-    `max_drop` and `max_error` are shares: of the metric, and relative L2.
+    MODEL does not of a user's own network: `inputs`, `states`, `preprocess`, `decode`, `labels`,
+    `metric`, as texts; `module` is that network where Python hands it over.
+    `max_drop` and `max_error` are shares: of the metric, and relative L2; `max_errors` are relative L2
+    of single outputs by name. Either, with int8, starts a search for the fastest plan that keeps them,
+    or with `any_precision` for the fastest engine of any precision; `plan` is a file that says the
+    precision of layers.
 
     Raises:
         UsageError: an unknown name, or a recipe with faults; all of them are named.
@@ -74,13 +81,16 @@ def load(
         raise UsageError(f"there is no precision called {precision!r}", hint)
     if seed is not None and (fault := recipes.seed_fault(seed)):
         raise UsageError(fault, "give another --seed")
+    if plan is not None:
+        recipe = precision_plan.laid_over(recipe, precision_plan.read(Path(plan)))
     folders = {"test": data, "calibration": calibration}
     precision = precision or recipe.precision
     return replace(
         _built_for(recipe, compute_capabilities),
-        limits=_limits(recipe.limits, precision, max_drop, max_error),
+        limits=_limits(recipe.limits, precision, max_drop, max_error, max_errors or {}),
         board=boards.read(board).name if board else recipe.board,
         precision=precision,
+        search=_search(recipe, any_precision, bool(max_drop or max_error or max_errors)),
         device=(device or recipe.device).upper(),
         weights=Path(weights) if weights else recipe.weights,
         seed=recipe.seed if seed is None else seed,
@@ -109,12 +119,25 @@ def _read(
     return recipes.read_own(model, network, overrides, target)
 
 
-def _limits(limits: Limits, precision: str, max_drop: float | None, max_error: float | None) -> Limits:
+def _limits(
+    limits: Limits,
+    precision: str,
+    max_drop: float | None,
+    max_error: float | None,
+    max_errors: Mapping[str, float],
+) -> Limits:
     if max_drop is not None:
         limits = replace(limits, max_drop=max_drop)
     if max_error is not None:
         limits = replace(limits, rel_l2={**limits.rel_l2, precision: max_error})
-    return limits
+    return replace(limits, outputs={**limits.outputs, **max_errors})
+
+
+def _search(recipe: Recipe, any_precision: bool, budget: bool) -> Search | None:
+    """A budget that was given is searched for; the caps are the recipe's."""
+    if not budget:
+        return recipe.search
+    return replace(recipe.search or Search(), any_precision=any_precision)
 
 
 def _built_for(recipe: Recipe, compute_capabilities: Sequence[str]) -> Recipe:
@@ -138,6 +161,8 @@ def compile(recipe: Recipe, output: str | Path | None = None, progress: Progress
     place = Path(output or bundle.default_output(recipe.name, recipe.target.name, recipe.precision))
     with bundle.workspace(place) as work:
         manifest, report = make(recipe, work, PROOFS, progress)
+        if output is None:  # a search may have chosen another precision
+            place = bundle.default_output(recipe.name, recipe.target.name, report.precision)
         report = replace(report, bundle=str(place), next=_next(report, place))
         bundle.furnish(work)
         bundle.sign_off(work, place, manifest, report)
@@ -149,34 +174,35 @@ def make(
 ) -> tuple[Manifest, Report]:
     """Load, export, quantize, compile and prove, in the folder `work`."""
     clock = Clock(progress)
-    with clock("load"):
-        network = load_network(recipe)
-        held_out = samples(recipe, "test", network)
-        trial = Trial(network=network, recipe=recipe, held_out=held_out, progress=progress)
-    with clock("export"):
-        graph = export_graph(network, recipe, work / "model.onnx")
-    made = export_notes(graph)
-    with clock("quantize"):
-        graph, plan = _quantized(network, graph, recipe, progress)
-    with clock("compile"):
-        build = compile_engine(network, graph, recipe, work / "engine", progress)
-    manifest = describe.manifest(recipe, network, graph, build, plan, work)
-    write_manifest(replace(manifest, files=hashes(work)), work)
-    with clock("prove"):
-        if build.deferred:
-            proof = _prove_graphs(trial, work, manifest, build)
-        else:
-            manifest, proof = _prove(trial, work, manifest, proofs)
-    notes = (*network.notes, *made, *build.notes)
-    return manifest, _report(recipe, manifest, proof, clock.seconds, notes)
-
-
-def _quantized(
-    network: Network, graph: Artifact, recipe: Recipe, progress: Progress
-) -> tuple[Artifact, Mapping[str, str]]:
-    if recipe.precision != "int8":
-        return graph, {}
-    return quantize_graph(network, graph, recipe, graph.path, progress)
+    with TemporaryDirectory(prefix="edgekit-") as scratch:
+        with clock("load"):
+            network = load_network(recipe)
+        with clock("export"):
+            float_graph = export_graph(network, recipe, Path(scratch) / "float.onnx")
+        with clock("quantize"):
+            quantized = quantize_graph(network, float_graph, recipe, work / "model.onnx", progress)
+            graph, recipe = quantized.graph, quantized.recipe
+        with clock("compile"):
+            build = compile_engine(network, graph, recipe, work / "engine", progress)
+        plan = describe.plan(quantized.plan, recipe, build)
+        if plan:
+            precision_plan.write(recipe, plan, work / precision_plan.FILE)
+        manifest = describe.manifest(recipe, network, graph, build, plan, work)
+        write_manifest(replace(manifest, files=hashes(work)), work)
+        with clock("prove"):
+            held_out = quantized.proving or samples(recipe, "test", network)
+            trial = Trial(network=network, recipe=recipe, held_out=held_out, progress=progress)
+            if build.deferred:
+                proof = _prove_graphs(trial, work, manifest, build)
+            else:
+                manifest, proof = _prove(trial, work, manifest, proofs)
+        with clock("compare"):
+            told = quantized.told
+            if told is None and recipe.precision == "int8" and proofs == PROOFS and not build.deferred:
+                told = worth(trial, float_graph, work, manifest, Path(scratch))
+    notes = (*network.notes, *export_notes(graph), *quantized.notes, *build.notes)
+    report = _report(recipe, manifest, proof, clock.seconds, notes)
+    return manifest, replace(report, quantization=told, blame=quantized.blame)
 
 
 def _prove(trial: Trial, work: Path, manifest: Manifest, proofs: Sequence[str]) -> tuple[Manifest, Proof]:
@@ -223,6 +249,8 @@ def _report(
 
 
 def _next(report: Report, place: Path) -> str:
+    if report.blame and report.passed is False:
+        return f"no int8 plan keeps the limits; most of the error is made by {report.blame}"
     if any(check.name == "layers.int8" and not check.passed for check in report.checks):
         return f"no layer runs in int8 on {report.target}: use --precision fp32, or another target"
     if report.passed is False and report.precision != "fp32" and report.state == "proved":
@@ -387,7 +415,10 @@ def _prove_only(
 def _again(
     folder: Path, proofs: Sequence[str], progress: Progress, device: str | None, data: Path | None
 ) -> Report:
-    """Prove the bundle in `folder` against the network that it was made from."""
+    """Prove the bundle in `folder` against the network that it was made from.
+
+    Where a user's network is not here any more, parity with the recorded pairs is all there is.
+    """
     manifest = read_manifest(folder)
     verify(folder, manifest)
     if manifest.state == "deferred":
@@ -398,19 +429,55 @@ def _again(
     clock = Clock(progress)
     with clock("prove"):
         recipe = _recipe_of(folder, manifest, device, data)
-        network = load_network(recipe)
-        if network.weights_sha256 != manifest.recipe.get("weights_sha256"):
-            raise BadFileError(
-                f"the weights {recipe.weights} are not those that {folder} was made from",
-                f"prove the bundle by itself: python {folder}/run.py check",
-            )
         recorded = prove_recorded(folder, device) if "parity" in proofs else []
         manifest = replace(manifest, device=device or manifest.device)
+        try:
+            network = _network_of(recipe, folder, manifest)
+        except (UsageError, UnsupportedError, BadFileError) as error:
+            absent = own.absence(recipe, error)
+            if absent is None or data or not recorded:
+                raise
+            return replace(_recorded(recipe, manifest, recorded, absent), bundle=str(folder))
         held_out = samples(recipe, "test", network)
         trial = Trial(network=network, recipe=recipe, held_out=held_out, progress=progress)
         manifest, proof = _prove(trial, folder, manifest, proofs)
     proof = replace(proof, checks=(*recorded, *proof.checks))
     return replace(_report(recipe, manifest, proof, clock.seconds), bundle=str(folder))
+
+
+def _network_of(recipe: Recipe, folder: Path, manifest: Manifest) -> Network:
+    """The network that the bundle in `folder` was made from.
+
+    Raises:
+        BadFileError: its weights are others by now.
+        UsageError: it takes or returns something else by now.
+    """
+    network = load_network(recipe)
+    source = recipe.own.source if recipe.own else recipe.name
+    if network.weights_sha256 != manifest.recipe.get("weights_sha256"):
+        raise BadFileError(
+            f"the weights {recipe.weights or f'of {source}'} are not those that {folder} was made from",
+            f"prove the bundle by itself: python {folder}/run.py check",
+        )
+    for verb, now, then in zip(
+        ("takes", "returns"),
+        with_states(network.inputs, network.outputs, network.states),
+        (manifest.inputs, manifest.outputs),
+        strict=True,
+    ):
+        names, before = ([spec.name for spec in specs] for specs in (now, then))
+        if names != before:
+            raise UsageError(
+                f"{source} {verb} {', '.join(names)}; when {folder} was made it was {', '.join(before)}",
+                "compile the bundle again",
+            )
+    return network
+
+
+def _recorded(recipe: Recipe, manifest: Manifest, checks: Sequence[Check], absent: EdgekitError) -> Report:
+    """What the pairs recorded in a bundle say, where the network that made them is not here."""
+    note = f"the network is not here: held against the recorded pairs alone ({absent.message})"
+    return _report(recipe, manifest, Proof(checks=tuple(checks)), {}, (note,))
 
 
 def _recipe_of(folder: Path, manifest: Manifest, device: str | None, data: Path | None) -> Recipe:

@@ -12,15 +12,19 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from edgekit import declare, registry
 from edgekit.runtime.errors import BadFileError, EdgekitError, UsageError
-from edgekit.spec import PRECISIONS, Choice, ExportOptions, Limits, Own, Recipe
+from edgekit.sources import factory
+from edgekit.spec import PRECISIONS, Choice, ExportOptions, Limits, Own, Recipe, Search
 
-TABLES = ("network", "model", "task", "data", "train", "quantization", "export", "target", "limits")
+TABLES = (
+    "network", "model", "task", "data", "train", "quantization", "export", "target", "limits", "plan",
+    "search",
+)  # fmt: skip
 KINDS = {"model": "model", "task": "task", "data": "data", "quantization": "method", "target": "target"}
 OWN_KINDS = ("quantization", "target")
 """The choices of a recipe for a user's own network, which brings its own data and metric."""
 OBJECT = "object:"
 """Before the class of a network that was handed over in Python: it cannot be loaded by that name."""
-NETWORK_KEYS = ("source", "folder", "inputs", "states", "preprocess", "metric")
+NETWORK_KEYS = ("source", "folder", "inputs", "states", "preprocess", "metric", "decode", "labels")
 SCALARS = ("name", "seed", "weights", "folders")
 BUILT_IN = "built-in:"
 """Before the name of a weights file that lies beside the built-in recipes."""
@@ -119,6 +123,9 @@ def parse(table: Mapping[str, Any], where: str, folder: Path, faults: Sequence[s
     export, export_faults = build(ExportOptions, _table(table, "export", found), "export")
     limits, limit_faults = build(Limits, _table(table, "limits", found), "limits")
     found += [*export_faults, *limit_faults, *_limit_faults(limits)]
+    search, search_faults = build(Search, _table(table, "search", found), "search")
+    plan = _table(table, "plan", found)
+    found += [*search_faults, *_plan_faults(plan)]
     precision = _text(target, "precision", "fp32", "target.precision", found)
     if precision not in PRECISIONS:
         found.append(_bad_precision(precision, "target.precision"))
@@ -146,6 +153,8 @@ def parse(table: Mapping[str, Any], where: str, folder: Path, faults: Sequence[s
         weights=_inside(folder, weights) if weights else None,
         own=own,
         folders={split: Path(str(place)) for split, place in folders.items()},
+        plan=dict(plan),
+        search=search if "search" in table else None,
     )
 
 
@@ -168,6 +177,8 @@ def told(recipe: Recipe) -> dict[str, Any]:
         },
         "limits": {key: value for key, value in asdict(recipe.limits).items() if value is not None},
         "folders": {split: str(folder) for split, folder in recipe.folders.items()},
+        **({"plan": dict(recipe.plan)} if recipe.plan else {}),
+        **({"search": asdict(recipe.search)} if recipe.search else {}),
     }
 
 
@@ -193,8 +204,12 @@ def read_own(
 
 
 def _name_of(source: str) -> str:
-    """A name for files: the function's, or the file's without its suffix."""
-    name = source.rpartition(":")[2] if ":" in source else Path(source).stem
+    """A name for files: `nets-make` of `package.nets:make`, a hub's name, or the file's without suffix."""
+    place, _, name = source.rpartition(":")
+    if factory.takes(source) and f"{place}:" != OBJECT:
+        name = f"{place.rpartition('.')[2]}-{name}"
+    elif not place:
+        name = Path(source).stem
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".-") or "network"
 
 
@@ -205,6 +220,7 @@ def _own(table: Mapping[str, Any], folder: Path, faults: list[str]) -> Own | Non
     faults += _unknown(body, NETWORK_KEYS, "network.")
     source = _text(body, "source", "", "network.source", faults)
     preprocess = _text(body, "preprocess", "", "network.preprocess", faults)
+    labels = _text(body, "labels", "", "network.labels", faults)
     try:
         return Own(
             source=str((folder / source).resolve()) if _is_file(source) else source,
@@ -213,6 +229,8 @@ def _own(table: Mapping[str, Any], folder: Path, faults: list[str]) -> Own | Non
             states=tuple(map(declare.parse_state, _texts(body, "states", faults))),
             preprocess=declare.parse_preprocess(preprocess) if preprocess else None,
             metric=_text(body, "metric", "", "network.metric", faults),
+            decode=declare.parse_detection(_text(body, "decode", "", "network.decode", faults)),
+            labels=(folder / labels).resolve() if labels else None,
         )
     except UsageError as error:
         faults.append(f"network: {error.message}; {error.hint}")
@@ -239,6 +257,8 @@ def _told_own(own: Own) -> dict[str, Any]:
         "states": [f"{name}={output}" for name, output in own.states],
         "preprocess": declare.told_preprocess(own.preprocess) if own.preprocess else "",
         "metric": own.metric,
+        "decode": declare.told_detection(own.decode),
+        "labels": str(own.labels) if own.labels else "",
     }
 
 
@@ -253,6 +273,14 @@ def seed_fault(seed: Any) -> str:
     if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32:
         return ""
     return f"seed: {seed!r} is not a whole number from 0 to {2**32 - 1}"
+
+
+def _plan_faults(plan: Mapping[str, Any]) -> list[str]:
+    return [
+        f"plan.{layer}: there is no precision {precision!r}; one of {', '.join(PRECISIONS)}"
+        for layer, precision in plan.items()
+        if precision not in PRECISIONS
+    ]
 
 
 def _faulty(where: str, faults: Sequence[str]) -> UsageError:
@@ -396,6 +424,8 @@ def describe(hint: Any) -> str:
         return " or ".join(describe(part) for part in get_args(hint) if part is not NoneType)
     if get_origin(hint) is tuple:
         return f"a list, each {describe(get_args(hint)[0])}"
+    if _is_mapping(hint) and get_args(hint)[1:] not in ((), (Any,)):
+        return f"a table, each {describe(get_args(hint)[1])}"
     return words.get(hint, "a table")
 
 
@@ -411,6 +441,11 @@ def _limit_faults(limits: Limits | None) -> list[str]:
     faults += [
         f"limits.rel_l2.{precision}: {limit} is not above 0"
         for precision, limit in limits.rel_l2.items()
+        if not limit > 0
+    ]
+    faults += [
+        f"limits.outputs.{name}: {limit} is not above 0"
+        for name, limit in limits.outputs.items()
         if not limit > 0
     ]
     faults += [

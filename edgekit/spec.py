@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgekit.runtime.manifest import Labels, Preprocess, State, TensorSpec
+from edgekit.runtime.manifest import Detection, Labels, Preprocess, State, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,18 +40,38 @@ class Limits:
     """`[limits]`: what a bundle must keep to be called passed.
 
     `rel_l2` (relative L2 error of the outputs) and `agreement` (share of equal decoded answers) are
-    given per precision, and a precision left out keeps its default; `max_drop` is in units of the
-    task's metric (0.005 is half a point); `p50_ms` is the engine's median latency.
+    given per precision, and a precision left out keeps its default; `outputs` is the relative L2 error
+    of single outputs by name, in place of `rel_l2` (of integers: the share of values that may differ);
+    `max_drop` is in units of the task's metric (0.005 is half a point); `p50_ms` is the engine's
+    median latency.
     """
 
     rel_l2: Mapping[str, float] = field(default_factory=dict)
     agreement: Mapping[str, float] = field(default_factory=dict)
+    outputs: Mapping[str, float] = field(default_factory=dict)
     max_drop: float = 0.005
     p50_ms: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rel_l2", {**REL_L2, **self.rel_l2})
         object.__setattr__(self, "agreement", {**AGREEMENT, **self.agreement})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """`[search]`: look for the fastest plan (layer -> precision) that keeps the limits.
+
+    At most `trials` engines are built and at most `seconds` are spent, then the best so far is taken.
+    `any_precision` lets the search choose a floating precision where int8 is not worth it.
+    """
+
+    seconds: float = 60.0
+    trials: int = 24
+    any_precision: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.seconds > 0 and self.trials >= 1):
+            raise ValueError("seconds must be above 0 and trials at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +88,10 @@ class Own:
     inputs: tuple[TensorSpec, ...] = ()
     states: tuple[tuple[str, str], ...] = ()
     preprocess: Preprocess | None = None
+    decode: Mapping[str, Any] = field(default_factory=dict)
+    """What was said of a detector's outputs: fields of `Detection`."""
+    labels: Path | None = None
+    """The file with the names of the classes."""
     metric: str = ""
     module: torch.nn.Module | None = field(default=None, compare=False, repr=False)
     """The network itself, where Python has handed it over; `source` is then only a name."""
@@ -89,6 +113,8 @@ class Found:
     states: tuple[State, ...]
     sha256: str
     notes: tuple[str, ...] = ()
+    detection: Detection | None = None
+    """How the outputs become boxes, where the file itself says it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +141,10 @@ class Recipe:
     """A network of the user's own: `model`, `task` and `data` are empty then."""
     folders: Mapping[str, Path] = field(default_factory=dict)
     """A user's own folder in place of a split of the data: `test`, `calibration`."""
+    plan: Mapping[str, str] = field(default_factory=dict)
+    """Layer -> precision, as given; a layer that is not named gets the method's default."""
+    search: Search | None = None
+    """None, or a plan is given: nothing is looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,10 +201,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Sample:
-    """One example: an array per model input, without the batch axis, and what should come out."""
+    """One example: an array per model input, without the batch axis, and what should come out.
+
+    `states` are hidden states to begin with, by their input's name, without the batch axis too; the
+    others begin at their initial value.
+    """
 
     inputs: tuple[np.ndarray, ...]
     target: Any
+    states: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 Progress = Callable[[str, int, int], None]
@@ -243,19 +278,23 @@ class QuantizationPlugin(Protocol):
     """`quantization/x.py`: from a float graph to one with QuantizeLinear/DequantizeLinear nodes.
 
     `plan` maps a layer (the ONNX node's name) to the precision it must have; a layer that is not
-    named gets the method's default.
+    named gets the method's default. What is slow, `measure` does once for every plan: what it gives has
+    `warnings`, sentences for the user, and is handed to `quantize` as it is.
+
+    A budget is searched for with what follows, which is optional. `candidates(graph, options, measured)`
+    gives the layers that can be int8, each with its `module`, `op_type`, `macs` and `default`;
+    `switches(graph, measured, options)` one float graph in which each of them is quantized or not at
+    run time.
     """
 
     REQUIRES: tuple[str, ...]
     Options: type[Any]
 
+    def measure(
+        self, graph: onnx.ModelProto, calibration: Sequence[Mapping[str, np.ndarray]], options: Any, /
+    ) -> Any: ...
     def quantize(
-        self,
-        graph: onnx.ModelProto,
-        calibration: Sequence[Mapping[str, np.ndarray]],
-        plan: Mapping[str, str],
-        options: Any,
-        /,
+        self, graph: onnx.ModelProto, measured: Any, plan: Mapping[str, str], options: Any, /
     ) -> onnx.ModelProto: ...
     def quantized_layers(self, graph: onnx.ModelProto, /) -> dict[str, str]: ...
 
@@ -293,7 +332,8 @@ class TargetPlugin(Protocol):
     `compile` where the engine is not made from ONNX. `examine(graph, precision, versions)` tells
     all that a graph meets there, and `trial(graph, shapes, precision, options)` builds it on trial
     with what is installed. `lower(graph)` changes a graph in place into what the engine is made
-    from, where the bundle holds no such graph.
+    from, where the bundle holds no such graph. `FLOAT_LAYERS` are operators that it never runs in int8,
+    and `rests(options)` the floating precisions that it has beside int8, the fastest first.
     """
 
     REQUIRES: tuple[str, ...]

@@ -3,11 +3,14 @@ from __future__ import annotations
 import pytest
 
 from edgekit.declare import (
+    parse_detection,
+    parse_errors,
     parse_input,
     parse_inputs,
     parse_preprocess,
     parse_share,
     parse_state,
+    told_detection,
     told_input,
     told_preprocess,
 )
@@ -108,3 +111,45 @@ def test_shares() -> None:
     for text in ("0", "0%", "101%", "1.1", "-1%", "x", "", "nan", "%"):
         with pytest.raises(UsageError, match="100%"):
             parse_share(text, "--max-drop")
+
+
+def test_errors_for_all_outputs_and_for_single_ones() -> None:
+    assert parse_errors(["5%", "scores=2%", " a=b = 0.01"]) == (0.05, {"scores": 0.02, "a=b": 0.01})
+    assert parse_errors([]) == (None, {})
+    for texts, said in (
+        (["5%", "2%"], "twice for all outputs"),
+        (["a=5%", "a=5%"], "twice for 'a'"),
+        (["a=x"], "100%"),
+        (["a="], "100%"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            parse_errors(texts)
+
+
+def test_detections_are_read_and_told() -> None:
+    text = "boxes=b,scores=s,format=cxcywh,normalized=true,activation=sigmoid,score=0.3,iou=0.5,most=100"
+    said = parse_detection(text)
+    assert said == {
+        "boxes": "b", "scores": "s", "format": "cxcywh", "normalized": True, "activation": "sigmoid",
+        "score": 0.3, "iou": 0.5, "most": 100,
+    }  # fmt: skip
+    assert told_detection(said) == text
+    assert parse_detection("") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("boxes", "not KEY=VALUE"),
+        ("box=b", "no key 'box'"),
+        ("boxes=b,boxes=c", "stands twice"),
+        ("iou=high", "is no number"),
+        ("most=1.5", "is no number"),
+        ("normalized=yes", "true or false"),
+        ("format=xyz", "none of xyxy"),
+        ("iou=2", "not from 0 to 1"),
+    ],
+)
+def test_detections_that_cannot_be_are_refused(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        parse_detection(text)

@@ -63,6 +63,8 @@ def test_three_faults_are_all_named(tmp_path: Path) -> None:
         ("model.options.chanels=3", "did you mean 'channels'?"),
         ("limits.max_drop=5", "limits.max_drop: 5"),
         ("limits.rel_l2.int9=0.1", "int9"),
+        ("limits.outputs.logits=0", "limits.outputs.logits: 0 is not above 0"),
+        ("limits.outputs.logits='2%'", "is not a table, each a number"),
         ("seed=-1", "seed: -1"),
         ("sead=1", "did you mean 'seed'?"),
         ("nonsense", "it must read key=value"),
@@ -83,6 +85,12 @@ def test_overrides_are_toml_values_or_plain_text() -> None:
 def test_a_limit_for_one_precision_leaves_the_others_as_they_are() -> None:
     limits = recipes.read("cnn", ["limits.rel_l2.int8=0.02"]).limits
     assert (limits.rel_l2["int8"], limits.rel_l2["fp32"]) == (0.02, 1e-3)
+
+
+def test_a_limit_for_one_output_survives_being_told() -> None:
+    recipe = recipes.read("cnn", ["limits.outputs.logits=0.02"])
+    assert recipe.limits.outputs == {"logits": 0.02}
+    assert recipes.parse(recipes.told(recipe), "told", Path()).limits == recipe.limits
 
 
 def test_an_unknown_name_says_what_was_meant() -> None:
@@ -106,3 +114,20 @@ def test_built_in_weights_stand_by_name_not_by_place() -> None:
 def test_built_in_weights_cannot_leave_the_recipes() -> None:
     told = {**recipes.told(recipes.read("cnn")), "weights": "built-in:../../secret"}
     assert recipes.parse(told, "x", Path()).weights == registry.recipes_folder() / "secret"
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("nets:make", "nets-make"),
+        ("other:make", "other-make"),
+        ("package.nets:Net.small", "nets-Net.small"),
+        ("nets.onnx", "nets"),
+        ("folder/nets.pt2", "nets"),
+        ("timm:resnet18", "resnet18"),
+        ("hf:org/bert-tiny", "org_bert-tiny"),
+        ("object:Small", "Small"),
+    ],
+)
+def test_networks_of_ones_own_have_names_that_tell_them_apart(source: str, name: str) -> None:
+    assert recipes.read_own(source, {}).name == name

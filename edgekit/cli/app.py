@@ -242,8 +242,11 @@ def quantize(
     state: options.State = None,
     metric: options.Metric = None,
     preprocess: options.Preprocessing = None,
+    decode: options.Decoding = None,
+    labels: options.ClassNames = None,
     max_drop: options.MaxDrop = None,
     max_error: options.MaxError = None,
+    plan: options.Plan = None,
     seed: options.Seed = None,
     set_: options.Set = None,
     json: options.Json = False,
@@ -255,12 +258,12 @@ def quantize(
 
     recipe = _recipe(
         model, set_, target=target, precision="int8", device=device, weights=weights, data=data,
-        calibration=calibration, network=_network(input_, state, metric, preprocess),
-        **_shares(max_drop, max_error), seed=seed,
+        calibration=calibration, network=_network(input_, state, metric, preprocess, decode, labels),
+        **_shares(max_drop, max_error), plan=plan, any_precision=True, seed=seed,
     )  # fmt: skip
     with output.progress(quiet, verbose) as progress:
         report = pipeline.compile(recipe, out, progress)
-    if not (json or quiet):
+    if not (json or quiet or (report.quantization and "sensitivity" in report.quantization)):
         rows = [{"layer": layer, "precision": precision} for layer, precision in report.plan.items()]
         output.table(rows, as_json=False, empty="no layer is quantized")
     return _finish(report, json, quiet)
@@ -283,8 +286,11 @@ def compile(
     state: options.State = None,
     metric: options.Metric = None,
     preprocess: options.Preprocessing = None,
+    decode: options.Decoding = None,
+    labels: options.ClassNames = None,
     max_drop: options.MaxDrop = None,
     max_error: options.MaxError = None,
+    plan: options.Plan = None,
     seed: options.Seed = None,
     set_: options.Set = None,
     json: options.Json = False,
@@ -297,7 +303,8 @@ def compile(
     recipe = _recipe(
         model, set_, target=target, precision=precision, device=device, weights=weights, data=data,
         calibration=calibration, board=board, compute_capabilities=_capabilities(compute_capability),
-        network=_network(input_, state, metric, preprocess), **_shares(max_drop, max_error), seed=seed,
+        network=_network(input_, state, metric, preprocess, decode, labels),
+        **_shares(max_drop, max_error), plan=plan, seed=seed,
     )  # fmt: skip
     with output.progress(quiet, verbose) as progress:
         report = pipeline.compile(recipe, out, progress)
@@ -309,18 +316,25 @@ def _network(
     states: Sequence[str] | None,
     metric: str | None = None,
     preprocess: str | None = None,
+    decode: str | None = None,
+    labels: Path | None = None,
 ) -> dict[str, Any] | None:
     """What was said of a network of the user's own; None when nothing was."""
-    said = {"inputs": inputs, "states": states, "metric": metric, "preprocess": preprocess}
+    said = {
+        "inputs": inputs, "states": states, "metric": metric, "preprocess": preprocess, "decode": decode,
+        "labels": str(labels or ""),
+    }  # fmt: skip
     return {key: value for key, value in said.items() if value} or None
 
 
-def _shares(max_drop: str | None, max_error: str | None) -> dict[str, float]:
+def _shares(max_drop: str | None, max_error: Sequence[str] | None) -> dict[str, Any]:
     """The limits that were given, as shares."""
-    from edgekit.declare import parse_share
+    from edgekit.declare import parse_errors, parse_share
 
-    said = {"max_drop": ("--max-drop", max_drop), "max_error": ("--max-error", max_error)}
-    return {key: parse_share(text, option) for key, (option, text) in said.items() if text is not None}
+    common, by_output = parse_errors(max_error or ())
+    drop = None if max_drop is None else parse_share(max_drop, "--max-drop")
+    said = {"max_drop": drop, "max_error": common, "max_errors": by_output or None}
+    return {key: value for key, value in said.items() if value is not None}
 
 
 def _capabilities(said: str | None) -> tuple[str, ...]:
@@ -344,6 +358,8 @@ def check(
     state: options.State = None,
     metric: options.Metric = None,
     preprocess: options.Preprocessing = None,
+    decode: options.Decoding = None,
+    labels: options.ClassNames = None,
     max_drop: options.MaxDrop = None,
     max_error: options.MaxError = None,
     layers: options.Layers = False,
@@ -358,7 +374,7 @@ def check(
 
     said = {
         "target": target, "precision": precision, "weights": weights, "calibration": calibration,
-        "seed": seed, "network": _network(input_, state, metric, preprocess),
+        "seed": seed, "network": _network(input_, state, metric, preprocess, decode, labels),
         **_shares(max_drop, max_error),
     }  # fmt: skip
     subject = _subject(model, set_, said, device=device, data=data)

@@ -67,11 +67,31 @@ Preprocessing = Annotated[
         "--preprocess", metavar="KEY=VALUE,...", help="Image to input: size=224x224,mean=0.5,std=0.5."
     ),
 ]
+Decoding = Annotated[
+    str | None,
+    typer.Option(
+        "--decode", metavar="KEY=VALUE,...", help="Outputs to boxes: boxes=boxes,scores=scores,format=cxcywh."
+    ),
+]
+ClassNames = Annotated[
+    Path | None, typer.Option("--labels", help="Names of the classes: one a line, or a JSON list or table.")
+]
 MaxDrop = Annotated[
     str | None, typer.Option("--max-drop", metavar="0.5%", help="Largest drop of the metric that passes.")
 ]
 MaxError = Annotated[
-    str | None, typer.Option("--max-error", metavar="5%", help="Largest relative L2 error that passes.")
+    list[str] | None,
+    typer.Option(
+        "--max-error",
+        metavar="[OUTPUT=]5%",
+        help="Largest relative L2 error that passes; of one output with its name before it.",
+    ),
+]
+Plan = Annotated[
+    Path | None,
+    typer.Option(
+        help="Precision of each layer: a plan.json, or a bundle that holds one; the rest is up to the method."
+    ),
 ]
 Layers = Annotated[
     bool, typer.Option("--layers", help="Compare layer by layer: where do reference and engine part?")

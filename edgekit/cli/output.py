@@ -61,7 +61,7 @@ def tell(report: Report, as_json: bool, quiet: bool) -> None:
 
         from edgekit.report import show
 
-        show(report, Console(soft_wrap=True))
+        show(report, Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDE))
 
 
 def table(rows: list[dict[str, Any]], as_json: bool, empty: str) -> None:
@@ -230,15 +230,24 @@ def exported(artifact: Artifact, as_json: bool, quiet: bool) -> None:
 
 def answers(said: Iterator[tuple[Path, Any]], as_json: bool, many: bool) -> None:
     """Print what a bundle said of each input, as it says it; as JSON, all in one document."""
-    rows = ((path, _told(what)) for path, what in said)
+    from edgekit.runtime.answers import lines, told
+
     if as_json:
-        told = [{"input": str(path), "answer": what} for path, what in rows]
-        print(json.dumps(told, indent=1, ensure_ascii=False))
+        rows = [
+            {"input": str(path), "answer": _shapes(what) if _is_feed(path) else told(what)}
+            for path, what in said
+        ]
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
-    for path, what in rows:
-        print(f"{path}\t{what}" if many else what)
+    for path, what in said:
+        for line in [str(_shapes(what))] if _is_feed(path) else lines(what):
+            print(f"{path}\t{line}" if many else line)
 
 
-def _told(said: Any) -> Any:
-    """Arrays are told by their shapes."""
-    return {name: list(array.shape) for name, array in said.items()} if isinstance(said, dict) else said
+def _is_feed(path: Path) -> bool:
+    """Named arrays in, named arrays out; anything else is an image."""
+    return path.suffix.lower() == ".npz"
+
+
+def _shapes(outputs: dict[str, Any]) -> dict[str, list[int]]:
+    return {name: list(array.shape) for name, array in outputs.items()}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.data._array_checks import Column, batch_axis, converted
+from edgekit.data._array_checks import batch_axis, converted
 from edgekit.data._array_content import Content, Reader, guessed, parted
 from edgekit.data._array_files import read_npz
 from edgekit.data._folder import LABEL_FILE, SUFFIXES, read_listed
@@ -35,8 +35,9 @@ class ArrayDataset:
     """Samples out of array files; the file that was read last is kept.
 
     `Sample.inputs` follow the network's inputs, without the batch axis, in the inputs' types;
-    `Sample.target` is a Python number or text, an array, or None. `names` are the arrays' own names
-    in that order, `described` is a sentence for the report.
+    `Sample.target` is a Python number or text, an array, or None; `Sample.states` are the hidden states
+    that the file gives. `names` are the arrays' own names in that order, `described` is a sentence for
+    the report, `extremes` are samples that have the smallest and the largest size along every axis.
     """
 
     def __init__(self, place: Path, files: Sequence[Path], reader: Reader) -> None:
@@ -49,6 +50,7 @@ class ArrayDataset:
         self.names = seen.first.sources
         self.labelled = seen.labelled
         self.described = seen.sentence()
+        self.extremes = tuple(int(self._starts[file]) for file in seen.extremes())
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -56,12 +58,8 @@ class ArrayDataset:
     def __getitem__(self, index: int, /) -> Sample:
         content, place = self._find(index)
         target = None if content.targets is None else _plain(content.targets[place])
-        return Sample(tuple(column.at(place) for column in content.inputs), target)
-
-    def states(self, index: int, /) -> dict[str, np.ndarray]:
-        """The hidden states that the data gives for a sample, as the engine takes them at batch 1."""
-        content, place = self._find(index)
-        return {column.spec.name: _batched(column, place) for column in content.states}
+        states = {column.spec.name: column.at(place) for column in content.states}
+        return Sample(tuple(column.at(place) for column in content.inputs), target, states)
 
     def set_epoch(self, epoch: int, /) -> None:
         """Nothing is augmented."""
@@ -101,6 +99,14 @@ class _Seen:
             self._sizes.setdefault(column.spec.name, []).append(column.sizes)
         self._notes.update(dict.fromkeys(_notes(content)))
 
+    def extremes(self) -> list[int]:
+        """Files with the smallest and the largest size along each axis of each array."""
+        found: dict[int, None] = {}
+        for sizes in self._sizes.values():
+            for axis in zip(*sizes, strict=True):
+                found.update(dict.fromkeys((axis.index(min(axis)), axis.index(max(axis)))))
+        return list(found)
+
     def sentence(self) -> str:
         total = sum(self.counts)
         specs = (column.spec for column in self.first.inputs)
@@ -126,12 +132,6 @@ def _notes(content: Content) -> Iterator[str]:
         yield f"{dtype} becomes {wanted} in {name!r}"
     for column in content.states:
         yield f"the state {column.spec.name!r} is given"
-
-
-def _batched(column: Column, index: int) -> np.ndarray:
-    axis = batch_axis(column.spec)
-    value = column.at(index)
-    return value if axis is None else np.expand_dims(value, axis)
 
 
 def _plain(target: Any) -> Any:

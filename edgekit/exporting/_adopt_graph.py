@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgekit.exporting._adopt_codes import usual_codes
 from edgekit.exporting._adopt_names import module_path, name_nodes, strip, strip_tensor
 from edgekit.exporting._adopt_order import in_order, living, reads
 from edgekit.runtime.errors import UnsupportedError
@@ -39,6 +40,7 @@ def canonical(
     _lift_constants(whole.graph)
     graph = _converted(whole, opset).graph
     _lift_constants(graph)
+    usual_codes(graph)
     name_nodes(graph)
     return _model(graph, inputs, outputs, opset, modules)
 
@@ -149,7 +151,9 @@ def _model(
         strip_tensor(tensor)
     for node in nodes_of(made.node):
         strip(node, modules.get(node.name, ""))
-    result = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], producer_name=_PRODUCER)
+    foreign = sorted({node.domain for node in nodes_of(made.node)} - {""})
+    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in foreign)]
+    result = helper.make_model(made, opset_imports=imports, producer_name=_PRODUCER)
     result.ir_version = format_for(result)
     return result
 

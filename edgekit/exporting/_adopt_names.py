@@ -6,6 +6,7 @@ import ast
 from typing import TYPE_CHECKING
 
 from edgekit.exporting.cleanup import MODULE_KEY
+from edgekit.sources._onnx_operators import STANDARD
 from edgekit.sources._onnx_walk import bodies, nodes_of
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _path_in(name: str) -> str:
 
 def strip(node: onnx.NodeProto, module: str) -> None:
     """Removes every remark on a node, and writes down its module."""
-    node.domain = ""
+    node.domain = "" if node.domain in STANDARD else node.domain
     for field in ("doc_string", "metadata_props", "overload", "device_configurations"):
         if field in node.DESCRIPTOR.fields_by_name:
             node.ClearField(field)

@@ -11,14 +11,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgekit.data._array_checks import batch_axis
 from edgekit.exporting._adopt_graph import ConversionError, canonical
+from edgekit.exporting._adopt_half import NOTE as HALF_NOTE
+from edgekit.exporting._adopt_half import widened
+from edgekit.exporting._adopt_quantized import notes as quantized_notes
 from edgekit.exporting.recheck import Array, Feeds, compare, example, state_inputs, unseen_shapes
 from edgekit.runtime.engines import check_feeds
 from edgekit.runtime.errors import BadFileError, UnsupportedError
 from edgekit.runtime.manifest import TensorSpec, with_states
+from edgekit.sources._onnx_boxes import before_suppression
 from edgekit.sources._onnx_file import LARGEST, read_with_digest
 from edgekit.sources._onnx_operators import opset_of
 from edgekit.sources._onnx_probe import CannotRunError, Pools, Program, draw, pools
+from edgekit.sources._onnx_walk import is_half
+from edgekit.sources._onnx_windows import Watched
 from edgekit.spec import Artifact, Found, Sample
 
 if TYPE_CHECKING:
@@ -41,10 +48,10 @@ def adopt_onnx(
 ) -> Artifact:
     """Writes the file `found.graph` to `path` as one canonical ONNX file.
 
-    External data and local functions are inlined, constants are initializers, an older opset is brought
-    to `opset` where the converter can, hidden states are last. Then it is run against the file itself
-    at unseen shapes (`shapes`: sizes of the dynamic dimensions) and on `samples`. The same file gives
-    the same bytes in any folder.
+    External data and local functions are inlined, constants are initializers, float16 becomes float32
+    (`_adopt_half`), an older opset is brought to `opset` where the converter can, hidden states are last.
+    Then it is run against the file at unseen shapes (`shapes`: sizes of the dynamic dimensions) and on
+    `samples`. The same file gives the same bytes in any folder.
 
     Raises BadFileError and UnsupportedError as `sources.graph.load` does, BadFileError if the file
     changed since, and UnsupportedError if the canonical graph is not the file.
@@ -54,7 +61,9 @@ def adopt_onnx(
     model, digest = read_with_digest(found.graph)
     if digest != found.sha256:
         raise BadFileError(f"{found.graph} was changed while it was read", "start again")
-    trials = _Trials(found, Program(found.graph, model), shapes, seed, samples)
+    half = is_half(model)
+    model = widened(before_suppression(model)[0])
+    trials = _Trials(found, Watched(found.graph, model), shapes, seed, samples)
     own = opset_of(found.graph, model.opset_import)
     path.parent.mkdir(parents=True, exist_ok=True)
     content, version, error, notes = _first_that_is_the_file(found, model, trials, own, opset)
@@ -73,7 +82,7 @@ def adopt_onnx(
             "step": "adopt",
             "opset": version,
             "recheck_rel_l2": error,
-            "notes": notes,
+            "notes": (*([HALF_NOTE] if half else []), *notes),
             **_versions(),
         },
     )
@@ -94,7 +103,8 @@ def _first_that_is_the_file(
             failed.append(f"in opset {version}: {refusal}")
             cause = refusal
         else:
-            return _serialized(draft), version, error, _notes(own, version, failed)
+            notes = (*_notes(own, version, failed), *quantized_notes(draft))
+            return _serialized(draft), version, error, notes
     raise UnsupportedError(
         f"{found.graph} has no canonical form that gives the same results: {'; '.join(failed)}",
         "export it again with opset 18",
@@ -172,9 +182,7 @@ def _real(found: Found, sample: Sample) -> dict[str, Array]:
     """A sample as a batch, with the states as they begin; raises BadFileError if it does not fit."""
     feeds: dict[str, Array] = {}
     for spec, array in zip(found.inputs, sample.inputs, strict=True):
-        first = spec.shape[0] if spec.shape else 1
-        count = first if isinstance(first, int) else max(1, spec.ranges.get(first, (1, 1))[0])
-        feeds[spec.name] = np.repeat(np.asarray(array)[None], count, axis=0).astype(spec.dtype)
+        feeds[spec.name] = _as_batch(spec, array).astype(spec.dtype)
     check_feeds(feeds, found.inputs)
     sizes = {
         dim: size
@@ -186,6 +194,15 @@ def _real(found: Found, sample: Sample) -> dict[str, Array]:
         shape = TensorSpec(state.input, state.shape).at(sizes)
         feeds[state.input] = np.full(shape, state.init, np.float32)
     return feeds
+
+
+def _as_batch(spec: TensorSpec, array: Array) -> Array:
+    """A sample as often as the smallest batch needs it."""
+    axis = batch_axis(spec)
+    if axis is None:
+        return np.asarray(array)
+    count = spec.ranges.get(str(spec.shape[axis]), (1, 1))[0]
+    return np.repeat(np.expand_dims(array, axis), max(1, count), axis)
 
 
 def _answer(original: Program, feeds: Feeds) -> dict[str, Array]:

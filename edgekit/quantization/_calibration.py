@@ -1,146 +1,174 @@
-"""How large each activation gets on real samples. Memory does not grow with the number of samples."""
+"""What every tensor that int8 may touch was like on real samples: one pass, memory that does not grow."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.runtime.errors import BadFileError, UsageError
+from edgekit.quantization._placement import module_of
+from edgekit.quantization._samples import Feeds, about_samples
+from edgekit.quantization._tally import Tally
+from edgekit.quantization._thresholds import threshold
+from edgekit.runtime.errors import BadFileError
 
 if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
 Array = np.ndarray[Any, Any]
-Feeds = Sequence[Mapping[str, Array]]
-BINS = 2048
-LEVELS = 127
-_SUFFIX = "/edgekit.calibrated"
 
 
-def refuse_bad_feeds(graph: onnx.ModelProto, feeds: Feeds) -> None:
-    """Raises UsageError without samples, BadFileError for one that is not finite or does not fit."""
-    from onnx import helper
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What calibration has found: any plan and any calibrator can be had from it without another pass.
 
-    if not feeds:
-        raise UsageError(
-            "no calibration samples were given, and random data is never used instead",
-            "give real samples with --calibration, or a data set that has a calibration split",
-        )
-    inputs = {value.name: value.type.tensor_type for value in graph.graph.input}
-    for index, feed in enumerate(feeds):
-        if set(feed) != set(inputs):
-            raise BadFileError(
-                f"calibration sample {index} has the inputs {sorted(feed)}, the graph takes {sorted(inputs)}",
-                "name the arrays as the graph's inputs",
-            )
-        for name, array in feed.items():
-            wanted = inputs[name]
-            shape = [dim.dim_param or dim.dim_value for dim in wanted.shape.dim]
-            _refuse_bad_array(f"calibration sample {index}, input '{name}'", array, shape)
-            dtype = helper.tensor_dtype_to_np_dtype(wanted.elem_type)
-            if array.dtype != dtype:
-                raise BadFileError(
-                    f"calibration sample {index}, input '{name}' is {array.dtype}, not {dtype}"
-                )
-
-
-def _refuse_bad_array(what: str, array: Array, shape: Sequence[int | str]) -> None:
-    fits = array.ndim == len(shape) and all(
-        isinstance(want, str) or want == have for want, have in zip(shape, array.shape, strict=True)
-    )
-    if not fits:
-        raise BadFileError(f"{what} has shape {array.shape}, the graph takes {tuple(shape)}")
-    if not array.size:
-        raise BadFileError(f"{what} is empty")
-    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-        raise BadFileError(f"{what} holds NaN or infinite values", "remove this sample")
-
-
-def thresholds(
-    graph: onnx.ModelProto, tensors: Sequence[str], feeds: Feeds, method: str, percentile: float
-) -> dict[str, float]:
-    """The largest magnitude that int8 must hold, for each of `tensors`.
-
-    `minmax` takes the largest ever seen, `percentile` the one that so many percent stay below, `mse`
-    the one with the least squared error (Nagel et al., A White Paper on Neural Network Quantization,
-    arXiv 2106.08295, section 3.1.2).
+    `tallies` are by tensor; `shapes` are those of tensors in the sample of median size; `warnings` are
+    sentences for the user. It holds for the graph that it was measured on, and for no other.
     """
-    largest = _largest(graph, tensors, feeds)
-    if method == "minmax":
-        return largest
-    counts = _histograms(graph, largest, feeds)
-    choose = _by_percentile(percentile) if method == "percentile" else _by_error
-    return {name: largest[name] * choose(counts[name]) for name in tensors}
 
+    samples: int
+    tallies: Mapping[str, Tally]
+    shapes: Mapping[str, tuple[int, ...]]
+    warnings: tuple[str, ...] = ()
+    kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Results that cost time and that every plan has in common."""
 
-def _largest(graph: onnx.ModelProto, tensors: Sequence[str], feeds: Feeds) -> dict[str, float]:
-    session = _probing_session(graph, tensors, reduce=True)
-    found = np.zeros(len(tensors))
-    for feed in feeds:
-        found = np.maximum(found, [float(value) for value in session.run(None, dict(feed))])
-    bad = [name for name, value in zip(tensors, found, strict=True) if not np.isfinite(value)]
-    if bad:
-        raise BadFileError(
-            f"the graph computes NaN or infinite values on the calibration samples at {bad[0]}"
+    def thresholds(self, method: str, percentile: float = 99.99) -> dict[str, float]:
+        """The largest magnitude that int8 must hold, for each tensor; see `_thresholds.threshold`."""
+        key = ("thresholds", method, percentile)
+        if key not in self.kept:
+            self.kept[key] = {
+                name: threshold(tally.counts, tally.top, tally.largest, method, percentile)
+                for name, tally in self.tallies.items()
+            }
+        found: dict[str, float] = self.kept[key]
+        return found
+
+    def renamed(self, names: Mapping[str, str]) -> Measured:
+        """The same with other names for some tensors."""
+        return replace(
+            self,
+            tallies={names.get(name, name): tally for name, tally in self.tallies.items()},
+            shapes={names.get(name, name): shape for name, shape in self.shapes.items()},
         )
-    return dict(zip(tensors, found.tolist(), strict=True))
+
+    def largest(self, tensor: str) -> float:
+        """The largest magnitude that a tensor had."""
+        return self.tallies[tensor].largest
 
 
-def _histograms(graph: onnx.ModelProto, largest: Mapping[str, float], feeds: Feeds) -> dict[str, Array]:
-    """How often each of `BINS` equal parts of 0..largest was met."""
-    session = _probing_session(graph, list(largest), reduce=False)
-    counts = {name: np.zeros(BINS, np.int64) for name in largest}
-    for feed in feeds:
-        for (name, top), values in zip(largest.items(), session.run(None, dict(feed)), strict=True):
-            counts[name] += np.histogram(values, bins=BINS, range=(0.0, top or 1.0))[0]
-    return counts
+def measured(
+    graph: onnx.ModelProto,
+    tensors: Mapping[str, Iterable[int]],
+    sized: Iterable[str],
+    feeds: Feeds,
+) -> Measured:
+    """Run every sample once. `tensors` to measure, each with the axes whose channels are asked for;
+    `sized` are those whose shape alone is wanted.
+
+    Raises:
+        BadFileError: a layer computes NaN or infinite values; names it and the sample.
+    """
+    tallies = {name: Tally(axes) for name, axes in tensors.items()}
+    lengths = [name for name in dict.fromkeys(sized) if name not in tallies]
+    session = _session(graph, list(tallies), lengths)
+    median = _median(feeds)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for index, feed in enumerate(feeds):
+        if session is None:
+            break
+        results = session.run(None, dict(feed))
+        for (name, tally), values in zip(tallies.items(), results, strict=False):
+            if not tally.add(values, index):
+                raise _not_finite(graph, name, feed, index)
+        if index == median:
+            shapes = {name: tuple(values.shape) for name, values in zip(tallies, results, strict=False)}
+            found = results[len(tallies) :]
+            shapes |= {name: tuple(map(int, shape)) for name, shape in zip(lengths, found, strict=True)}
+    warnings = (*about_samples(graph, feeds), *_about_activations(graph, tallies))
+    return Measured(samples=len(feeds), tallies=tallies, shapes=shapes, warnings=warnings)
 
 
-def _by_percentile(percentile: float) -> Any:
-    def choose(counts: Array) -> float:
-        share = np.cumsum(counts) / counts.sum()
-        return float(np.searchsorted(share, percentile / 100) + 1) / BINS
-
-    return lambda counts: min(choose(counts), 1.0)
+def _median(feeds: Feeds) -> int:
+    sizes = [sum(array.size for array in feed.values()) for feed in feeds]
+    return sorted(range(len(sizes)), key=sizes.__getitem__)[len(sizes) // 2]
 
 
-def _by_error(counts: Array) -> float:
-    """The share of the largest magnitude that gives the least squared rounding and clipping error."""
-    centres = (np.arange(BINS) + 0.5) / BINS
-    shares = np.linspace(0.2, 1.0, 81)
-    errors = [float(counts @ (centres - _rounded(centres, share)) ** 2) for share in shares]
-    return float(shares[int(np.argmin(errors))])
+def _about_activations(graph: onnx.ModelProto, tallies: Mapping[str, Tally]) -> list[str]:
+    makers = {name: node for node in graph.graph.node for name in node.output}
+    return [
+        f"the result of {_called(makers[name])} is {tally.low:g} everywhere, in every calibration sample"
+        for name, tally in tallies.items()
+        if name in makers and tally.is_constant
+    ]
 
 
-def _rounded(values: Array, top: float) -> Array:
-    step = top / LEVELS
-    rounded: Array = np.minimum(np.round(values / step), LEVELS) * step
-    return rounded
+def _called(node: onnx.NodeProto) -> str:
+    module = module_of(node)
+    return f"node '{node.name}'" + (f" of module '{module}'" if module else "")
 
 
-def _probing_session(
-    graph: onnx.ModelProto, tensors: Iterable[str], *, reduce: bool
-) -> onnxruntime.InferenceSession:
-    """The graph with the magnitudes of `tensors` as its only outputs, or only the largest of each."""
+def _not_finite(graph: onnx.ModelProto, tensor: str, feed: Mapping[str, Array], index: int) -> BadFileError:
+    """The error that names the first layer before `tensor` whose result is not finite."""
+    node, what = _first_not_finite(graph, tensor, feed)
+    return BadFileError(
+        f"{_called(node)} ({node.op_type}) computes {what} on calibration sample {index}",
+        "look at this sample and at the weights of this layer",
+    )
+
+
+def _first_not_finite(
+    graph: onnx.ModelProto, tensor: str, feed: Mapping[str, Array]
+) -> tuple[onnx.NodeProto, str]:
+    before = _before(graph.graph, tensor)
+    session = _session(graph, [*(node.output[0] for node in before[:-1]), tensor], [])
+    results = session.run(None, dict(feed)) if session else []
+    kinds = ((np.isnan, "NaN"), (_infinite, "infinite values"))
+    test, what = next((test, what) for test, what in kinds if test(results[-1]).any())
+    return next(
+        (node, what)
+        for node, values in zip(before, results, strict=True)
+        if np.issubdtype(values.dtype, np.floating) and test(values).any()
+    )
+
+
+def _infinite(values: Array) -> Array:
+    found: Array = np.isinf(values)
+    return found
+
+
+def _before(graph: onnx.GraphProto, tensor: str) -> list[onnx.NodeProto]:
+    """The nodes that `tensor` is computed from, in order; the last one makes it."""
+    wanted, found = {tensor}, []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            found.append(node)
+    return found[::-1]
+
+
+def _session(
+    graph: onnx.ModelProto, values: Sequence[str], shapes: Sequence[str]
+) -> onnxruntime.InferenceSession | None:
+    """The graph with `values`, then the shapes of others, as its only outputs; None if that is nothing."""
     import onnx
     import onnxruntime
     from onnx import helper
 
+    if not values and not shapes:
+        return None
     probe = onnx.ModelProto()
     probe.CopyFrom(graph)
     del probe.graph.output[:]
-    for name in tensors:
-        magnitude = name + _SUFFIX
-        probe.graph.node.append(helper.make_node("Abs", [name], [magnitude]))
-        if reduce:
-            probe.graph.node.append(
-                helper.make_node("ReduceMax", [magnitude], [magnitude + ".max"], keepdims=0)
-            )
-            magnitude += ".max"
-        probe.graph.output.append(helper.make_tensor_value_info(magnitude, onnx.TensorProto.FLOAT, None))
+    for name in values:
+        probe.graph.output.append(helper.make_empty_tensor_value_info(name))
+    for name in shapes:
+        result = f"{name}/edgekit.shape"
+        probe.graph.node.append(helper.make_node("Shape", [name], [result]))
+        probe.graph.output.append(helper.make_tensor_value_info(result, onnx.TensorProto.INT64, None))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(

@@ -2,79 +2,160 @@
 
 The one form that ONNX Runtime, OpenVINO and TensorRT all take (Jacob et al., Quantization and
 Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, arXiv 1712.05877, in the
-symmetric variant). Activations are int8 between the layers with weights; recurrent layers stay in
-float here, because each target has another way to make them smaller.
+symmetric variant). Activations are int8 between the layers with weights; of an LSTM only the weights
+are here, because each target has another way to make the rest of it smaller.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from edgekit.quantization._calibration import Feeds, refuse_bad_feeds, thresholds
-from edgekit.quantization._placement import LAYERS, RECURRENT, Layer, Wiring, activations
-from edgekit.quantization._qdq import insert
-from edgekit.runtime.errors import UnsupportedError, UsageError
+from edgekit.quantization import _candidates
+from edgekit.quantization._apply import Parts, apply, written_out
+from edgekit.quantization._bias import channel_axis
+from edgekit.quantization._calibration import Measured, measured
+from edgekit.quantization._candidates import Candidate, Possible, described, planned, possible
+from edgekit.quantization._placement import LAYERS, RECURRENT, Wiring, activations, ranged
+from edgekit.quantization._samples import Feeds, refuse_bad_feeds
+from edgekit.quantization._scan import OWNERS, probe
+from edgekit.quantization._switches import Switches, switched
+from edgekit.quantization._thresholds import CALIBRATORS
+from edgekit.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     import onnx
 
 REQUIRES = ("onnx", "onnxruntime")
-_FLOATING = ("fp32", "fp16", "bf16")
-_LARGE_MATRIX = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`calibrator` finds the range of each activation; `percentile` belongs to the one of that name."""
+    """`calibrator` finds the range of each activation; `percentile` belongs to the one of that name.
+    `bias_correction` takes the mean of each channel's weight rounding error out of its bias.
+    `equalization` brings the features that an int8 LSTM or GRU reads to one range first, and takes that back
+    in its weights: a layer whose features are of very unlike size may bear int8 then."""
 
-    calibrator: Literal["minmax", "percentile", "mse"] = "minmax"
+    calibrator: Literal["minmax", "percentile", "mse", "entropy"] = "mse"
     percentile: float = 99.99
+    bias_correction: bool = True
+    equalization: bool = False
     op_types: tuple[str, ...] = LAYERS
 
 
-def quantize(
-    graph: onnx.ModelProto, calibration: Feeds, plan: Mapping[str, str], options: Options
-) -> onnx.ModelProto:
-    """A new graph with Q/DQ nodes, ranges measured on `calibration` (one feed a sample, any sizes).
-
-    `plan` maps the name of a layer to `int8`, or to a floating precision, which leaves it as it is.
+def measure(graph: onnx.ModelProto, calibration: Feeds, options: Options) -> Measured:
+    """Run the float graph once on every sample (one feed each, any sizes). Slow; serves every plan.
 
     Raises:
-        UsageError: no samples; an unknown layer, precision, calibrator or operator.
-        BadFileError: a sample is not finite or does not fit the inputs.
-        UnsupportedError: no layer of the graph, or not one that the plan asks for, can become int8.
+        UsageError: no samples; an unknown calibrator or operator.
+        BadFileError: a sample is not finite or does not fit the inputs; a layer's result is not finite.
     """
     import onnx
 
     _refuse_bad_options(options)
     refuse_bad_feeds(graph, calibration)
+    probed = onnx.ModelProto()
+    probed.CopyFrom(graph)
+    every = possible(Wiring(probed.graph))
+    axes = _wanted(Wiring(probed.graph), every)
+    inner = probe(probed.graph, {name for layer in every.inner for name in layer.tensors})
+    axes |= {stacked: set() for stacked in inner.values()}
+    sized = [node.output[0] for node in every.outer()]
+    return measured(probed, axes, sized, calibration).renamed({outer: name for name, outer in inner.items()})
+
+
+def _wanted(wiring: Wiring, every: Possible) -> dict[str, set[int]]:
+    """The tensors that any plan needs to know, each with the axes of which every channel counts."""
+    axes: dict[str, set[int]] = {name: set() for name in activations(wiring, every.layers)}
+    for name in ranged(wiring, every.layers):
+        axes.setdefault(name, set())
+    for layer in every.layers:
+        axes.setdefault(layer.node.input[0], set()).add(channel_axis(layer.node))
+    for node in every.recurrent:
+        axes.setdefault(node.input[0], set()).add(-1)
+        axes.setdefault(node.output[0], set())
+    axes.pop("", None)
+    return axes
+
+
+def quantize(
+    graph: onnx.ModelProto, measured: Measured, plan: Mapping[str, str], options: Options
+) -> onnx.ModelProto:
+    """A new graph with Q/DQ nodes; `measured` is what `measure` has found on the very same graph.
+
+    `plan` maps the name of a layer to `int8`, or to a floating precision, which leaves it as it is.
+    Ranges that a target may need are in the metadata of the nodes: `edgekit.output_range` of a convolution
+    whose result stays float, after the activation function that alone reads it; `edgekit.result_range`
+    before one that is no ReLU; `edgekit.low` and `edgekit.high` of the activation that a QuantizeLinear
+    reads; `edgekit.input_range` of what an LSTM reads.
+
+    Raises:
+        UsageError: an unknown layer, precision, calibrator or operator.
+        UnsupportedError: no layer of the graph, or not one that the plan asks for, can become int8.
+    """
+    import onnx
+
+    _refuse_bad_options(options)
     result = onnx.ModelProto()
     result.CopyFrom(graph)
     wiring = Wiring(result.graph)
-    layers = _planned(wiring, plan, options)
-    readers = activations(wiring, layers)
-    largest = thresholds(graph, list(readers), calibration, options.calibrator, options.percentile)
-    insert(result.graph, layers, readers, largest)
+    apply(_parts(wiring, measured, options), planned(wiring, plan, options.op_types))
     return result
+
+
+def candidates(
+    graph: onnx.ModelProto, options: Options, measured: Measured | None = None
+) -> dict[str, Candidate]:
+    """Every layer that can be int8, in the graph's order.
+
+    Multiplications are those of the calibration sample of median size; without `measured` those that
+    the graph's own shapes give, where a dynamic size counts as 1.
+    """
+    wiring = Wiring(graph.graph)
+    nodes = possible(wiring).outer()
+    tensors = [name for node in nodes for name in (node.input[0], node.output[0])]
+    shapes = measured.shapes if measured else _candidates.inferred_shapes(graph, tensors)
+    return described(wiring, options.op_types, shapes)
+
+
+def switches(graph: onnx.ModelProto, measured: Measured, options: Options) -> Switches:
+    """One float graph in which every candidate can be quantized or not at run time."""
+    import onnx
+
+    result = onnx.ModelProto()
+    result.CopyFrom(graph)
+    wiring = Wiring(result.graph)
+    return switched(result, _parts(wiring, measured, options), possible(wiring))
 
 
 def quantized_layers(graph: onnx.ModelProto) -> dict[str, str]:
     """The precision of every layer with weights: `int8` if its weight is, `fp32` if not."""
-    integers = {node.output[0] for node in graph.graph.node if node.op_type == "DequantizeLinear"}
-    return {
-        node.name: "int8" if node.input[1] in integers else "fp32"
-        for node in graph.graph.node
-        if node.op_type in (*LAYERS, *RECURRENT)
-    }
+    loops = written_out(graph.graph)
+    found = dict.fromkeys(loops, "int8")
+    for inside in (graph.graph, *_bodies(graph.graph)):
+        integers = {node.output[0] for node in inside.node if node.op_type == "DequantizeLinear"}
+        found |= {
+            node.name: "int8" if node.input[1] in integers else "fp32"
+            for node in inside.node
+            if node.op_type in (*LAYERS, *RECURRENT) and not node.name.startswith(tuple(loops.values()))
+        }
+    return found
+
+
+def _bodies(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    owners = [node for node in graph.node if node.op_type in OWNERS]
+    return [each.g for node in owners for each in node.attribute if each.name == "body"]
+
+
+def _parts(wiring: Wiring, measured: Measured, options: Options) -> Parts:
+    largest = measured.thresholds(options.calibrator, options.percentile)
+    return Parts(wiring, measured, largest, options.bias_correction, options.equalization)
 
 
 def _refuse_bad_options(options: Options) -> None:
-    if options.calibrator not in ("minmax", "percentile", "mse"):
-        raise UsageError(f"unknown calibrator '{options.calibrator}'", "minmax, percentile or mse")
+    if options.calibrator not in CALIBRATORS:
+        raise UsageError(f"unknown calibrator '{options.calibrator}'", f"one of {', '.join(CALIBRATORS)}")
     if not 50 < options.percentile <= 100:
         raise UsageError(f"percentile {options.percentile} is not between 50 and 100", "try 99.99")
     unknown = sorted(set(options.op_types) - set(LAYERS))
@@ -82,47 +163,3 @@ def _refuse_bad_options(options: Options) -> None:
         raise UsageError(
             f"operator '{unknown[0]}' cannot be quantized here", f"choose from {', '.join(LAYERS)}"
         )
-
-
-def _planned(wiring: Wiring, plan: Mapping[str, str], options: Options) -> list[Layer]:
-    """The layers that become int8: those the plan says, and of the rest those that gain by it."""
-    _refuse_bad_plan(wiring, plan)
-    possible = wiring.layers(LAYERS)
-    names = {layer.node.name for layer in possible}
-    for name, precision in plan.items():
-        if precision == "int8" and name not in names:
-            raise UnsupportedError(f"'{name}' cannot be int8: it has no constant weight or is recurrent")
-    forced = [layer for layer in possible if plan.get(layer.node.name) == "int8"]
-    free = [
-        layer for layer in possible if layer.node.name not in plan and layer.node.op_type in options.op_types
-    ]
-    gaining = [layer for layer in free if not _costs_more_than_it_saves(wiring, layer)]
-    chosen = forced + gaining or free
-    if not chosen:
-        raise UnsupportedError("no layer of this graph can become int8", "use --precision fp32, fp16 or bf16")
-    return [layer for layer in possible if layer in chosen]
-
-
-def _costs_more_than_it_saves(wiring: Wiring, layer: Layer) -> bool:
-    """A small matrix behind a float recurrent layer: int8 there adds a conversion and half of the error.
-
-    Measured on a text recognizer (256 x 38 behind two LSTM layers): relative L2 0.54% with it, 0.27%
-    without, at the same latency in OpenVINO and ONNX Runtime.
-    """
-    source = wiring.producers.get(wiring.origin(layer.node.input[0]))
-    weights = math.prod(wiring.constants[layer.node.input[1]].dims)
-    return source is not None and source.op_type in RECURRENT and weights < _LARGE_MATRIX
-
-
-def _refuse_bad_plan(wiring: Wiring, plan: Mapping[str, str]) -> None:
-    names = [node.name for node in wiring.graph.node]
-    for name, precision in plan.items():
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            raise UsageError(
-                f"the plan names an unknown layer '{name}'", f"did you mean '{close[0]}'?" if close else ""
-            )
-        if precision not in ("int8", *_FLOATING):
-            raise UsageError(
-                f"the plan gives '{name}' the unknown precision '{precision}'", "int8, fp16, bf16 or fp32"
-            )

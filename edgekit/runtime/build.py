@@ -19,7 +19,7 @@ from ._cuda import require_gpu
 from .decode import DECODERS
 from .engines._tensorrt import gpu_index
 from .errors import BadFileError, MissingPackageError, SystemRefusedError, UsageError
-from .manifest import FILE_NAME, Manifest
+from .manifest import BOXES, FILE_NAME, Manifest
 from .plans import fields
 from .plans.features import features_of, load
 from .plans.monitor import Progress
@@ -38,7 +38,7 @@ _MANIFEST = {
 _ENGINE = {"build": _TABLE, "precision": (fields.text, "a precision"), "settings": _TABLE}
 _LABELS = {
     "values": (fields.every(fields.text), "a list of strings"),
-    "decoder": (fields.one_of(*DECODERS), "one of " + ", ".join(DECODERS)),
+    "decoder": (fields.one_of(*DECODERS, BOXES), "one of " + ", ".join((*DECODERS, BOXES))),
 }
 _LIMIT: fields.Field = (fields.optional(fields.number), "a number")
 

@@ -46,6 +46,7 @@ def report(
         "timings_s": dict(timings),
         "notes": list(notes),
         "next": built if manifest.state == "built" else "",
+        "quantization": None,
         "board": manifest.recipe.get("target", {}).get("board", ""),
         "passed": manifest.passed,
         "checks": [check.told() for check in checks],

@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Optional, Sequence, TextIO
 
 import numpy as np
 
+from . import answers
 from ._ending import cleaned_up_on_sigterm, exit_code
 from .errors import BadFileError, UsageError
 from .manifest import read_manifest, verify
@@ -127,7 +128,9 @@ def infer(folder: Path, options: argparse.Namespace) -> int:
             if options.output:
                 raise UsageError("--output takes the outputs for an .npz", "leave it out for an image")
             answer = session.predict(path)
-            print(json.dumps({"answer": answer}) if options.json else answer)
+            said = [json.dumps({"answer": answers.told(answer)})] if options.json else answers.lines(answer)
+            for line in said:
+                print(line)
             return 0
         outputs = session.infer(read_feeds(path))
     if options.output:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
@@ -93,11 +94,75 @@ class Labels:
     """What the numbers mean: `values[i]` is class i, or character i of a CTC alphabet.
 
     `decoder` names a function of `runtime/decode.py`: `argmax`, or `ctc`, whose index 0 is the
-    blank (`values[0]` is then the empty string).
+    blank (`values[0]` is then the empty string); `boxes` means that the manifest has a `Detection`.
     """
 
     values: Tuple[str, ...]
     decoder: str = "argmax"
+
+
+BOXES = "boxes"
+"""The decoder of `Labels` where a `Detection` says how the boxes are read: `runtime/detection.py`."""
+BOX_FORMATS = ("xyxy", "xywh", "cxcywh", "yxyx")
+BOX_LAYOUTS = ("rows", "columns", "nms")
+ACTIVATIONS = ("none", "sigmoid", "softmax")
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How a detector's outputs become boxes: which outputs, what their numbers are, and what is kept.
+
+    `boxes` and `scores` name outputs of shape (batch, N, 4) and (batch, N, classes). `scores` empty
+    means that `boxes` is one combined output: four coordinates, then the scores. `objectness` names
+    an output (batch, N) or (batch, N, 1) that the scores are multiplied with; the combined output
+    itself means its column 4, before the scores. `layout` `columns` has the last two axes the other
+    way round, (batch, 4 + classes, N); `nms` is what ONNX's NonMaxSuppression takes: boxes in rows,
+    scores in columns.
+
+    `format`: two corners (`xyxy`, `yxyx`), or a corner (`xywh`) or the centre (`cxcywh`) and the size;
+    in pixels of the network's input, or with `normalized` in shares of it. `activation` is what still
+    has to be done to the scores; objectness gets a sigmoid where that is not `none`.
+
+    A box is kept when its score is above `score`, and its IoU with every better box of its class is
+    at most `iou`; at most `most` an image and `most_per_class` of a class (0: no limit). Each box
+    has its best class only, or with `multi_label` every class above `score`. The class
+    `background` is left out (-1: there is none).
+
+    Raises:
+        ValueError: a value that cannot be; TypeError for one of the wrong type.
+    """
+
+    boxes: str
+    scores: str = ""
+    objectness: str = ""
+    format: str = "xyxy"
+    layout: str = "rows"
+    normalized: bool = False
+    activation: str = "none"
+    score: float = 0.25
+    iou: float = 0.45
+    most: int = 300
+    most_per_class: int = 0
+    multi_label: bool = False
+    background: int = -1
+
+    def __post_init__(self) -> None:
+        _refuse_other("format", self.format, BOX_FORMATS)
+        _refuse_other("layout", self.layout, BOX_LAYOUTS)
+        _refuse_other("activation", self.activation, ACTIVATIONS)
+        if not all(isinstance(name, str) for name in (self.boxes, self.scores, self.objectness)):
+            raise TypeError("boxes, scores and objectness are names of outputs")
+        if not math.isfinite(self.score):
+            raise ValueError("the score {} is not a number".format(self.score))
+        if not 0 <= self.iou <= 1:
+            raise ValueError("the iou {} is not from 0 to 1".format(self.iou))
+        if min(self.most, self.most_per_class) < 0 or self.background < -1:
+            raise ValueError("most and most_per_class begin at 0, and background at -1")
+
+
+def _refuse_other(key: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError("the {} {!r} is none of {}".format(key, value, ", ".join(known)))
 
 
 @dataclass(frozen=True)
@@ -121,6 +186,7 @@ class Manifest:
     states: Tuple[State, ...] = ()
     preprocess: Optional[Preprocess] = None
     labels: Optional[Labels] = None
+    detection: Optional[Detection] = None
     limits: Mapping[str, float] = field(default_factory=dict)
     plan: Mapping[str, str] = field(default_factory=dict)
     lowering: Tuple[str, ...] = ()
@@ -179,6 +245,8 @@ def _manifest(told: Dict[str, Any]) -> Manifest:
         told["preprocess"] = Preprocess(**dict(told["preprocess"], **lists))
     if told["labels"] is not None:
         told["labels"] = Labels(**dict(told["labels"], values=tuple(told["labels"]["values"])))
+    if told.get("detection") is not None:
+        told["detection"] = Detection(**told["detection"])
     manifest = Manifest(**told)
     _refuse_nonsense(manifest)
     return manifest

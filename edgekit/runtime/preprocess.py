@@ -55,6 +55,19 @@ def prepare(image: np.ndarray, preprocess: Preprocess) -> np.ndarray:
     return np.ascontiguousarray((fitted / np.float32(255) - mean) / std, np.float32)[None]
 
 
+def to_image(boxes: np.ndarray, preprocess: Preprocess, height: int, width: int) -> np.ndarray:
+    """Boxes in pixels of the network's input, in pixels of the image that `prepare` was given.
+
+    Args:
+        boxes: corners x1, y1, x2, y2, (..., 4); what lies outside the image is cut off.
+        height, width: of that image.
+    """
+    inner_height, inner_width, top, left = _placed(height, width, preprocess)
+    offset = np.array([left, top] * 2, np.float32)
+    scale = np.array([width / inner_width, height / inner_height] * 2, np.float32)
+    return np.asarray(np.clip((boxes - offset) * scale, 0, [width, height] * 2), np.float32)
+
+
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize (channels, h, w) float32 with the antialiased linear (triangle) filter.
 
@@ -93,14 +106,23 @@ def _stretch(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
 
 
 def _letterbox(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    height, width = preprocess.height, preprocess.width
-    scale = min(height / pixels.shape[1], width / pixels.shape[2])
-    inner_height = min(height, max(1, round(pixels.shape[1] * scale)))
-    inner_width = min(width, max(1, round(pixels.shape[2] * scale)))
-    top, left = (height - inner_height) // 2, (width - inner_width) // 2
-    canvas = np.full((pixels.shape[0], height, width), preprocess.fill, np.float32)
-    canvas[:, top : top + inner_height, left : left + inner_width] = resize(pixels, inner_height, inner_width)
+    height, width, top, left = _placed(pixels.shape[1], pixels.shape[2], preprocess)
+    canvas = np.full((pixels.shape[0], preprocess.height, preprocess.width), preprocess.fill, np.float32)
+    canvas[:, top : top + height, left : left + width] = resize(pixels, height, width)
     return canvas
+
+
+def _placed(height: int, width: int, preprocess: Preprocess) -> Tuple[int, int, int, int]:
+    """Where an image lies in the input: its height and width there, and its top left corner."""
+    if not preprocess.width:
+        return preprocess.height, _line_widths(width * preprocess.height / height, preprocess)[0], 0, 0
+    if preprocess.fit != "letterbox":
+        return preprocess.height, preprocess.width, 0, 0
+    scale = min(preprocess.height / height, preprocess.width / width)
+    inner_height = min(preprocess.height, max(1, round(height * scale)))
+    inner_width = min(preprocess.width, max(1, round(width * scale)))
+    top, left = (preprocess.height - inner_height) // 2, (preprocess.width - inner_width) // 2
+    return inner_height, inner_width, top, left
 
 
 def _line(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:

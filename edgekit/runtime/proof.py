@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .decode import decode
 from .errors import BadFileError
-from .manifest import Labels
+from .manifest import BOXES, Labels
 
 GOLDEN = "golden.npz"
 """The file of a bundle that holds real inputs and what PyTorch made of them."""
@@ -53,15 +53,17 @@ class Parity:
     """The difference between a reference and a target, summed over any number of calls.
 
     Relative L2 is ||target - reference|| / ||reference||; SQNR is the same in decibels,
-    10 log10(||reference||^2 / ||target - reference||^2).
+    10 log10(||reference||^2 / ||target - reference||^2). Outputs of integers and truth values are
+    counted instead: the share of their values that are equal.
     """
 
     def __init__(self, labels: Optional[Labels] = None) -> None:
         self.max_abs = 0.0
         self.same = 0
         self.answers = 0
-        self._labels = labels
+        self._labels = None if labels is not None and labels.decoder == BOXES else labels
         self._sums: Dict[str, List[float]] = {}
+        self._counts: Dict[str, List[int]] = {}
 
     def add(self, reference: Feeds, target: Feeds) -> None:
         """Compare the outputs of one call; the first output is the one that is decoded."""
@@ -71,6 +73,12 @@ class Parity:
                 self._add_answers(decode(expected, self._labels), decode(target[name], self._labels))
 
     def _add_array(self, name: str, expected: np.ndarray, found: np.ndarray) -> None:
+        if expected.dtype.kind in "iub":
+            counts = self._counts.setdefault(name, [0, 0])
+            if expected.shape == found.shape:
+                counts[0] += int((expected == found).sum()) if expected.size else 1
+            counts[1] += max(expected.size, 1)
+            return
         sums = self._sums.setdefault(name, [0.0, 0.0])
         if expected.shape != found.shape or not np.isfinite(found).all():
             self.max_abs = sums[0] = math.inf
@@ -86,14 +94,23 @@ class Parity:
 
     @property
     def rel_l2(self) -> float:
-        """Relative L2 error; infinite for another shape, NaN or infinity."""
-        sums = self._sums.values()
+        """Relative L2 error over all outputs of floats; infinite for another shape, NaN or infinity."""
+        return self._over(self._sums)
+
+    def _over(self, names: Iterable[str]) -> float:
+        """The relative L2 error of some outputs together."""
+        sums = [self._sums[name] for name in names]
         return _relative(sum(noise for noise, _ in sums), sum(signal for _, signal in sums))
 
     @property
     def by_output(self) -> Dict[str, float]:
         """The relative L2 error of each output by itself: a small one hides behind a large one otherwise."""
         return {name: _relative(*sums) for name, sums in self._sums.items()}
+
+    @property
+    def equal_by_output(self) -> Dict[str, float]:
+        """The share of equal values of each output of integers or truth values."""
+        return {name: same / total for name, (same, total) in self._counts.items()}
 
     @property
     def sqnr_db(self) -> float:
@@ -106,23 +123,43 @@ class Parity:
         """Share of decoded answers that are equal."""
         return self.same / self.answers if self.answers else math.nan
 
-    def checks(self, limits: Mapping[str, float], prefix: str = "parity") -> List[Check]:
-        """The checks, `prefix.rel_l2` and so on, against `limits` (`rel_l2`, `agreement`)."""
+    def checks(
+        self, limits: Mapping[str, float], prefix: str = "parity", answers: bool = True
+    ) -> List[Check]:
+        """The checks, `prefix.rel_l2` and so on, against `limits`.
+
+        Keys of `limits`: `rel_l2` and `agreement`, and `rel_l2.NAME` for an output with a limit of
+        its own, which `rel_l2` then leaves out; of integers that is the share that may differ.
+        `answers` False measures the decoded answers without a gate.
+        """
+        found = [*self._errors(limits, prefix), *self._equalities(limits, prefix)]
+        if self.answers:
+            limit = limits.get("agreement") if answers else None
+            found.append(Check(prefix + ".agreement", self.agreement, limit, "", at_least=True))
+        return found
+
+    def _errors(self, limits: Mapping[str, float], prefix: str) -> List[Check]:
+        if not self._sums:
+            return []
+        own = {name: limits["rel_l2." + name] for name in self._sums if "rel_l2." + name in limits}
+        common = [name for name in self._sums if name not in own]
+        limit = limits.get("rel_l2")
         found = [
-            Check(prefix + ".rel_l2", self.rel_l2, limits.get("rel_l2")),
+            Check(prefix + ".rel_l2", self._over(common or self._sums), limit if common else None),
             Check(prefix + ".max_abs", self.max_abs),
             Check(prefix + ".sqnr", self.sqnr_db, None, "dB", at_least=True),
         ]
-        if len(self._sums) > 1:
-            limit = limits.get("rel_l2")
-            found += [
-                Check("{}.rel_l2.{}".format(prefix, name), error, limit)
-                for name, error in self.by_output.items()
-            ]
-        if self.answers:
-            found.append(
-                Check(prefix + ".agreement", self.agreement, limits.get("agreement"), "", at_least=True)
-            )
+        if own or len(self._sums) > 1:
+            for name, error in self.by_output.items():
+                found.append(Check("{}.rel_l2.{}".format(prefix, name), error, own.get(name, limit)))
+        return found
+
+    def _equalities(self, limits: Mapping[str, float], prefix: str) -> List[Check]:
+        found = []
+        for name, share in self.equal_by_output.items():
+            own = limits.get("rel_l2." + name)
+            limit = limits.get("agreement") if own is None else 1.0 - own
+            found.append(Check("{}.agreement.{}".format(prefix, name), share, limit, "", at_least=True))
         return found
 
 

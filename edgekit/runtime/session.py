@@ -10,10 +10,11 @@ from typing import Any, Dict, Mapping, Optional, Type, Union
 import numpy as np
 
 from .decode import decode
+from .detection import decode_boxes, named
 from .engines import EngineOptions, Runner, load_engine
 from .errors import BadFileError, HardwareError, UsageError
 from .manifest import Manifest, read_manifest, verify
-from .preprocess import prepare, read_image
+from .preprocess import prepare, read_image, to_image
 
 HOST_CODE = "EDGEKIT_HOST_CODE"
 """Set to 1 by who trusts a bundle: a version-compatible plan carries machine code of its own."""
@@ -72,20 +73,25 @@ class Session:
         self._carried = {}
 
     def predict(self, image: Union[str, Path, np.ndarray]) -> Any:
-        """What the network says of one image: the text it reads, the class it sees; without labels the
-        outputs by name.
+        """What the network says of one image: the text it reads, the class it sees, of a detector the
+        list of each `Box` in pixels of the image; without labels the outputs by name.
 
         `image` is a file, or uint8 of shape (height, width) or (height, width, 3).
 
         Raises:
-            BadFileError: the file is no image.
+            BadFileError: the file is no image, or the outputs are not what the bundle says of them.
             UsageError: the bundle's network does not take images.
         """
         preprocess, labels = self.manifest.preprocess, self.manifest.labels
         if preprocess is None:
             raise UsageError("this bundle says nothing of images", "use infer() with named arrays")
         pixels = read_image(Path(image)) if isinstance(image, (str, Path)) else image
-        outputs = self.infer({self.manifest.inputs[0].name: prepare(pixels, preprocess)})
+        fed = prepare(pixels, preprocess)
+        outputs = self.infer({self.manifest.inputs[0].name: fed})
+        if self.manifest.detection is not None:
+            found = decode_boxes(outputs, self.manifest.detection, (fed.shape[2], fed.shape[3]))[0]
+            placed = to_image(found.boxes, preprocess, pixels.shape[0], pixels.shape[1])
+            return named(found.seen_at(placed), labels.values if labels else None)
         return outputs if labels is None else decode(outputs[self.manifest.outputs[0].name], labels)[0]
 
     def __enter__(self) -> "Session":

@@ -12,6 +12,7 @@ import numpy as np
 
 from edgekit.declare import TYPES
 from edgekit.runtime.errors import UnsupportedError
+from edgekit.runtime.manifest import TensorSpec
 from edgekit.sources._onnx_walk import real_inputs
 
 if TYPE_CHECKING:
@@ -40,9 +41,26 @@ def declared_inputs(path: Path, model: onnx.ModelProto) -> list[Declared]:
     return [_declared(path, value) for value in real_inputs(model.graph)]
 
 
+def spec_of(one: Declared) -> TensorSpec | None:
+    """The input as the file has it, without ranges; None where it has no shape."""
+    return None if one.shape is None else TensorSpec(one.name, one.shape, one.dtype)
+
+
 def is_batch(dim: str) -> bool:
     """Whether a dimension counts samples, by its name."""
-    return "batch" in dim.lower() or dim in ("N", "B", "b", "bs")
+    return "batch" in dim.lower() or dim in ("N", "B", "n", "b", "bs")
+
+
+def is_length(dim: str) -> bool:
+    """Whether a dimension is the length of something, by its name."""
+    return _LENGTH.search(dim) is not None
+
+
+def batch_place(shape: Shape) -> int | None:
+    """The axis of the batch: the dimension of that name, else a leading 1, else none."""
+    if "batch" in shape:
+        return shape.index("batch")
+    return 0 if shape[:1] == (1,) else None
 
 
 def with_batch(declared: Sequence[Declared]) -> tuple[list[Declared], str]:
@@ -54,15 +72,16 @@ def with_batch(declared: Sequence[Declared]) -> tuple[list[Declared], str]:
     axes = [dim for rank in (0, 1, 2) for one in declared for dim in (one.shape or ())[rank : rank + 1]]
     names = [dim for dim in axes if isinstance(dim, str) and is_batch(dim)]
     first = declared[0].shape[0] if declared[0].shape else 0
-    if not names and isinstance(first, str) and not _LENGTH.search(first):
+    if not names and isinstance(first, str) and not is_length(first):
         names = [first]
     if not names or "batch" in names:
         return list(declared), ""
-    return [_renamed(one, names[0]) for one in declared], names[0]
+    return [renamed(one, names[0], "batch") for one in declared], names[0]
 
 
-def _renamed(one: Declared, name: str) -> Declared:
-    shape = tuple("batch" if dim == name else dim for dim in one.shape) if one.shape is not None else None
+def renamed(one: Declared, old: str, new: str) -> Declared:
+    """The input with another name for one of its dimensions."""
+    shape = tuple(new if dim == old else dim for dim in one.shape) if one.shape is not None else None
     return replace(one, shape=shape)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekit.declare import DEFAULT_RANGE, DEFAULT_RANGES, told_input
 from edgekit.runtime.errors import BadFileError, UnsupportedError, UsageError
 from edgekit.runtime.manifest import TensorSpec
-from edgekit.sources._onnx_declared import Declared, Shape, is_batch
+from edgekit.sources._onnx_declared import Declared, Shape, batch_place, is_batch, is_length, renamed
 from edgekit.spec import Sample
 
 Range = tuple[int, int]
@@ -43,6 +43,7 @@ def settle(
         BadFileError: a sample does not fit an input.
     """
     matched, notes = _matched(declared, said, states)
+    declared, matched = _with_one_batch(declared, matched, notes)
     asked = _asked(declared, matched)
     shown = _shown(declared, samples, states)
     shapes = {one.name: _shape(one, matched.get(one.name), shown) for one in declared}
@@ -92,6 +93,31 @@ def _matched(
         if spec.name not in names:
             raise UsageError(f"--input: the file has no input '{spec.name}'", f"it has: {', '.join(names)}")
     return {spec.name: spec for spec in said}, []
+
+
+def _with_one_batch(
+    declared: Sequence[Declared], matched: dict[str, TensorSpec], notes: list[str]
+) -> tuple[Sequence[Declared], dict[str, TensorSpec]]:
+    """Where the user has another name for the file's batch: a length is no batch, any other is."""
+    pairs = {
+        (have, want)
+        for one in declared
+        if one.name in matched
+        for have, want in zip(one.shape or (), matched[one.name].shape, strict=False)
+    }
+    names = [want for have, want in pairs if have == "batch" and isinstance(want, str)]
+    if len(names) != 1 or "batch" in {want for _, want in pairs}:
+        return declared, matched
+    if is_length(names[0]):
+        return [renamed(one, "batch", names[0]) for one in declared], matched
+    notes.append(f"the dimension '{names[0]}' of --input is called 'batch'")
+    return declared, {name: _renamed(spec, names[0], "batch") for name, spec in matched.items()}
+
+
+def _renamed(spec: TensorSpec, old: str, new: str) -> TensorSpec:
+    shape = tuple(new if dim == old else dim for dim in spec.shape)
+    ranges = {new if dim == old else dim: span for dim, span in spec.ranges.items()}
+    return replace(spec, shape=shape, ranges=ranges)
 
 
 @dataclass(frozen=True)
@@ -177,19 +203,25 @@ def _shown(
 
 
 def _refuse_misfit(one: Declared, shapes: Sequence[tuple[int, ...]]) -> None:
+    wanted = _sample_shape(one.shape) if one.shape is not None else shapes[0] if shapes else ()
     for found in shapes:
-        wanted = one.shape if one.shape is not None else (None, *shapes[0])
-        fits = len(wanted) == len(found) + 1 and all(
+        fits = len(wanted) == len(found) and all(
             have == want
-            for want, have in zip(one.shape[1:] if one.shape else (), found, strict=False)
-            if isinstance(want, int)
+            for want, have in zip(wanted, found, strict=True)
+            if one.shape is not None and isinstance(want, int)
         )
         if not fits:
-            axes = ", ".join(map(str, wanted[1:]))
+            axes = ", ".join(map(str, wanted))
             raise BadFileError(
                 f"a sample of '{one.name}' has shape {found}, the network takes ({axes}) without the batch",
                 "correct the calibration data",
             )
+
+
+def _sample_shape(shape: Shape) -> Shape:
+    """The shape of one sample: without the batch axis, where there is one."""
+    place = batch_place(shape)
+    return shape if place is None else (*shape[:place], *shape[place + 1 :])
 
 
 def _shape(one: Declared, spec: TensorSpec | None, shown: Mapping[str, list[tuple[int, ...]]]) -> Shape:
@@ -215,7 +247,7 @@ def _spans(shapes: Mapping[str, Shape], shown: Mapping[str, list[tuple[int, ...]
     """The smallest and the largest size that the samples have of each dynamic dimension."""
     sizes: dict[str, list[int]] = {}
     for name, found in shown.items():
-        for axis, dim in enumerate(shapes[name][1:]):
+        for axis, dim in enumerate(_sample_shape(shapes[name])):
             if isinstance(dim, str):
                 sizes.setdefault(dim, []).extend(shape[axis] for shape in found)
     return {dim: (min(seen), max(seen)) for dim, seen in sizes.items()}

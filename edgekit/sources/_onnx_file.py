@@ -30,12 +30,22 @@ def read_model(path: Path) -> onnx.ModelProto:
     External data is read only from within the file's folder; nothing is unpickled or executed.
 
     Raises:
-        BadFileError: the file is missing, empty, no ONNX model or cut short; a tensor does not fill its
-            shape, points outside the folder or holds NaN; a layer's weight is infinite.
-        UnsupportedError: more than 2 GB in all, an opset older than 11, an operator that is not ONNX's
-            own, or an integer operator.
+        BadFileError: the file is missing, empty, over 2 GB, no ONNX model or cut short; a tensor does not
+            fill its shape, points outside the folder or holds NaN; a layer's weight is infinite.
+        UnsupportedError: more than 2 GB with its external data, an opset older than 11, an operator that
+            is neither ONNX's own nor one of ONNX Runtime's integer ones.
     """
     return read_with_digest(path)[0]
+
+
+def read_graph(path: Path) -> onnx.ModelProto:
+    """The graph without its external data: enough to see what it is fed.
+
+    Raises:
+        BadFileError: the file is missing, empty, over 2 GB, no ONNX model or cut short.
+        UnsupportedError: it has no inputs.
+    """
+    return _parsed(path, _content(path))
 
 
 def read_with_digest(path: Path) -> tuple[onnx.ModelProto, str]:
@@ -59,7 +69,11 @@ def _content(path: Path) -> bytes:
     size = path.stat().st_size
     if size == 0:
         raise BadFileError(f"{path} is empty", EXPORT_AGAIN)
-    _refuse_larger(path, size)
+    if size > LARGEST:
+        raise BadFileError(
+            f"{path} is {size / 2**30:.1f} GB, and no file of this kind can be larger than 2 GB",
+            "save its weights beside it: onnx.save(model, path, save_as_external_data=True)",
+        )
     try:
         return path.read_bytes()
     except OSError as error:

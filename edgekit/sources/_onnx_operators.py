@@ -1,4 +1,4 @@
-"""The operators of an ONNX file: standard ones, of opset 11 or later, float or in Q/DQ form."""
+"""The operators of an ONNX file: standard ones of opset 11 or later, and ONNX Runtime's integer ones."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 OLDEST = 11
 STANDARD = ("", "ai.onnx")
-_INTEGER = {
-    "QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear", "QGemm",
-    "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QAttention", "MatMulNBits",
+MICROSOFT = "com.microsoft"
+_INTEGER = {"ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
+_INTEGER_OF_MICROSOFT = {
+    "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits", "QAttention",
+    "QEmbedLayerNormalization", "QGemm",
 }  # fmt: skip
 
 
@@ -66,8 +68,9 @@ def _refuse_foreign(
     for node in nodes_of(nodes):
         if (node.domain, node.op_type) in own:
             continue
+        if node.domain == MICROSOFT and is_integer(node):
+            continue
         where = f"{path}: the node '{node.name or next(iter(node.output), '')}'"
-        _refuse_integer(where, node)
         if node.domain not in STANDARD:
             raise UnsupportedError(
                 f"{where} is {node.domain}::{node.op_type}, which is not one of ONNX's own operators",
@@ -77,13 +80,11 @@ def _refuse_foreign(
         _refuse_unknown(where, node, versions)
 
 
-def _refuse_integer(where: str, node: onnx.NodeProto) -> None:
-    if node.op_type in _INTEGER or node.op_type.startswith("QLinear"):
-        raise UnsupportedError(
-            f"{where} is {node.op_type}, an integer operator",
-            "give the float file and --precision int8, or one quantized in QDQ form "
-            "(onnxruntime: quant_format=QuantFormat.QDQ)",
-        )
+def is_integer(node: onnx.NodeProto) -> bool:
+    """Whether a node computes on codes itself (ONNX's QOperator form), instead of between Q/DQ nodes."""
+    if node.domain == MICROSOFT:
+        return node.op_type in _INTEGER_OF_MICROSOFT or node.op_type.startswith("QLinear")
+    return node.domain in STANDARD and node.op_type in _INTEGER
 
 
 def _refuse_unknown(where: str, node: onnx.NodeProto, versions: Mapping[str, int]) -> None:

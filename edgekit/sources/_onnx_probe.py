@@ -14,7 +14,7 @@ import numpy as np
 from edgekit.runtime.engines import usable_cores
 from edgekit.runtime.errors import BadFileError, MissingPackageError, UnsupportedError
 from edgekit.runtime.manifest import TensorSpec
-from edgekit.sources._onnx_walk import every_node
+from edgekit.sources._onnx_walk import every_node, settle_type
 from edgekit.spec import Sample
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def readable(model: onnx.ModelProto, inputs: Sequence[TensorSpec] = ()) -> onnx.
                 dim.ClearField("dim_value")
     taken: set[str] = set()
     for node in every_node(copy):
+        settle_type(node)
         node.name = "" if node.name in taken else node.name
         taken.add(node.name)
     return copy

@@ -10,6 +10,10 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 if TYPE_CHECKING:
     import onnx
 
+HALF = 10  # onnx.TensorProto.FLOAT16
+TYPE_SETTINGS = ("to", "dtype", "output_dtype", "output_datatype")
+"""The attributes of operators that name a type of tensor."""
+
 
 def nodes_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """The nodes, each followed by those in its sub-graphs."""
@@ -52,6 +56,36 @@ def every_tensor(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto
             if attribute.HasField("t"):
                 yield label, attribute.t
             yield from ((label, tensor) for tensor in attribute.tensors)
+
+
+def is_half(model: onnx.ModelProto) -> bool:
+    """Whether anything in the model is float16."""
+    tensors = any(tensor.data_type == HALF for _, tensor in every_tensor(model))
+    ends = any(
+        value.type.tensor_type.elem_type == HALF for value in (*model.graph.input, *model.graph.output)
+    )
+    return (
+        tensors
+        or ends
+        or any(
+            setting.i == HALF
+            for node in every_node(model)
+            for setting in node.attribute
+            if setting.name in TYPE_SETTINGS
+        )
+    )
+
+
+def settle_type(node: onnx.NodeProto) -> None:
+    """Remove the type of a QuantizeLinear's codes where its zero point says it. In place.
+
+    ONNX Runtime 1.31 changes the zero point of some, and then minds that the other is as it was.
+    """
+    if node.op_type != "QuantizeLinear" or len(node.input) < 3 or not node.input[2]:
+        return
+    for place in reversed(range(len(node.attribute))):
+        if node.attribute[place].name == "output_dtype":
+            del node.attribute[place]
 
 
 def texts(message: Message) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import inspect
 import re
@@ -80,24 +79,6 @@ def describe(own: Own, module: nn.Module, samples: Sequence[Sample], names: Sequ
     return described(own, module, samples, names)
 
 
-def code_sha256(module: nn.Module) -> str:
-    """Stands for what the weights do not tell: the files of the module's classes, and its settings.
-
-    Two networks with equal weights and another forward differ here.
-    """
-    files = {_file_of(type(each)) for each in module.modules()} | {_file_of(name) for name in _foreign}
-    digest = hashlib.sha256(repr(module).encode())
-    for path in sorted(file for file in files if file and "site-packages" not in file):
-        digest.update(Path(path).read_bytes())
-    return digest.hexdigest()
-
-
-def _file_of(thing: type | str) -> str:
-    module = sys.modules.get(thing if isinstance(thing, str) else thing.__module__)
-    path = getattr(module, "__file__", None) or ""
-    return path if Path(path).is_file() else ""
-
-
 @contextlib.contextmanager
 def _importing(folder: Path) -> Iterator[None]:
     """Imports from `folder` first; what another folder's module of the same name left is forgotten."""
@@ -118,9 +99,10 @@ def _importing(folder: Path) -> Iterator[None]:
 
 def _is_users(name: str, folder: Path) -> bool:
     """Whether a module lies in the folder itself, not in an environment that is inside it."""
-    path = Path(_file_of(name))
+    path = Path(getattr(sys.modules.get(name), "__file__", None) or "")
     return (
-        path.is_relative_to(folder)
+        path.is_file()
+        and path.is_relative_to(folder)
         and "site-packages" not in path.parts
         and name.partition(".")[0] != "edgekit"
     )

@@ -10,12 +10,14 @@ import numpy as np
 
 from edgekit.runtime.errors import UnsupportedError, UsageError
 from edgekit.runtime.manifest import State, TensorSpec
-from edgekit.sources._onnx_declared import declared_inputs, refuse_strange_outputs, with_batch
+from edgekit.sources._onnx_boxes import before_suppression
+from edgekit.sources._onnx_declared import declared_inputs, refuse_strange_outputs, spec_of, with_batch
 from edgekit.sources._onnx_dims import settle, told
-from edgekit.sources._onnx_file import read_with_digest
+from edgekit.sources._onnx_file import read_graph, read_with_digest
 from edgekit.sources._onnx_probe import Program, draw, refuse_lies, without_shapes
 from edgekit.sources._onnx_sizes import Trial, first_trial, narrow, outputs_of
 from edgekit.sources._onnx_walk import every_node
+from edgekit.sources._onnx_windows import Watched
 from edgekit.spec import Found, Own, Sample
 
 if TYPE_CHECKING:
@@ -33,11 +35,26 @@ def takes(source: str) -> bool:
     return source.lower().endswith(SUFFIX)
 
 
+def data_inputs(own: Own) -> tuple[TensorSpec, ...]:
+    """The inputs that data is read for: as the user says them, else as the file alone does.
+
+    Where neither gives every shape, what the user says.
+    """
+    path = own.folder / own.source
+    declared, _ = with_batch(declared_inputs(path, read_graph(path)))
+    said = {spec.name: spec for spec in own.inputs}
+    if not said.keys() <= {one.name for one in declared}:
+        return own.inputs
+    known = [said.get(one.name) or spec_of(one) for one in declared]
+    return tuple(spec for spec in known if spec is not None) if all(known) else own.inputs
+
+
 def load(own: Own, weights: Path | None, samples: Sequence[Sample]) -> Found:
     """What the file is fed and what it gives: from the file, `own`, samples, and from running it.
 
     `samples` have one array for each input that is no state, without the batch axis. The inputs keep
-    the file's order and names, and the states stand apart. ONNX Runtime is the reference.
+    the file's order and names, and the states stand apart. ONNX Runtime is the reference. A
+    NonMaxSuppression at the end is no part of the network: see `before_suppression`.
 
     Raises:
         UsageError: `weights` are given, or what is said of inputs or states contradicts the file.
@@ -50,6 +67,7 @@ def load(own: Own, weights: Path | None, samples: Sequence[Sample]) -> Found:
     if weights is not None:
         raise UsageError(f"--weights {weights}: an ONNX file holds its own weights", "leave --weights out")
     model, digest = read_with_digest(path)
+    model, ending = before_suppression(model)
     names = [name for name, _ in own.states]
     declared, batch = with_batch(declared_inputs(path, model))
     _refuse_unknown(
@@ -58,12 +76,13 @@ def load(own: Own, weights: Path | None, samples: Sequence[Sample]) -> Found:
     refuse_strange_outputs(path, model)
     settled = settle(declared, own.inputs, samples, names)
     Program(path, model)
-    program = Program(path, without_shapes(model))
+    program = Watched(path, without_shapes(model))
     trial = first_trial(path, program, settled, samples)
     _refuse_random(path, program, trial, model)
     trial = narrow(path, program, trial, settled.free)
     refuse_lies(path, model, draw(trial.specs, trial.sizes, trial.values))
     outputs = outputs_of(path, program, trial, model.graph.output)
+    ending = ending.seen(trial.at(program, {})[1])
     states = _states(path, own.states, trial.specs, outputs)
     fed = tuple(spec for spec in trial.specs if spec.name not in names)
     return Found(
@@ -73,7 +92,14 @@ def load(own: Own, weights: Path | None, samples: Sequence[Sample]) -> Found:
         outputs=_others(path, outputs, states),
         states=states,
         sha256=digest,
-        notes=(*_renaming(batch, fed), *settled.notes, *trial.notes, *(told(fed) if not own.inputs else ())),
+        notes=(
+            *_renaming(batch, fed),
+            *settled.notes,
+            *trial.notes,
+            *(told(fed) if not own.inputs else ()),
+            *([ending.note] if ending.note else []),
+        ),
+        detection=ending.detection,
     )
 
 

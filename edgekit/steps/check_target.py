@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -71,7 +71,8 @@ def check_recipe(recipe: Recipe, progress: Progress = silent) -> Examination:
         graph = export(network, recipe, Path(scratch) / "model.onnx")
         shapes = shapes_of(network, graph, recipe, options)
         if recipe.precision == "int8":
-            graph, _ = quantize(network, graph, recipe, graph.path, progress)
+            made = quantize(network, graph, replace(recipe, search=None), graph.path, progress)
+            graph, recipe = made.graph, made.recipe
         return _examine(aim, recipe.name, graph.path, shapes, progress)
 
 

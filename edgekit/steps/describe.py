@@ -15,7 +15,7 @@ from edgekit import recipe as recipes
 from edgekit.runtime.engines import usable_cores
 from edgekit.runtime.manifest import Manifest, TensorSpec, with_states
 from edgekit.spec import Artifact, Build, Recipe
-from edgekit.steps.compile import threads_of
+from edgekit.steps.compile import target_of, threads_of
 from edgekit.steps.load import Network
 from edgekit.steps.prove import limits_of
 
@@ -43,6 +43,7 @@ def manifest(
         states=graph.states,
         preprocess=network.preprocess,
         labels=network.labels,
+        detection=network.detection,
         limits=limits_of(recipe),
         plan=plan,
         lowering=build.lowering,
@@ -51,6 +52,13 @@ def manifest(
         seed=recipe.seed,
         command=command(),
     )
+
+
+def plan(layers: Mapping[str, str], recipe: Recipe, build: Build) -> dict[str, str]:
+    """The plan with the precision that the engine's float layers are in."""
+    _, options = target_of(recipe.target, recipe.board, recipe.device, recipe.precision)
+    rest = getattr(options, "rest", "") or build.settings.get("precision", "fp32")
+    return {layer: "int8" if precision == "int8" else rest for layer, precision in layers.items()}
 
 
 def narrowed(spec: TensorSpec, ranges: Mapping[str, tuple[int, int]]) -> TensorSpec:

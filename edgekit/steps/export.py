@@ -29,7 +29,7 @@ def export(network: Network, recipe: Recipe, out: Path) -> Artifact:
         _make(network, recipe, path)
 
     made_by: dict[str, object] = {}
-    if recipe.own is not None:  # a user's code has no version that a key could hold
+    if recipe.own is not None:  # no key holds all that a user's code reads: helpers, settings
         made_by = dict(_make(network, recipe, out).made_by)
     else:
         copyfile(cache.fetch(cache.key("export", _parts(network, recipe), PACKAGES), make), out)

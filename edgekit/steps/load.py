@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from edgekit import cache, registry
 from edgekit import recipe as recipes
 from edgekit.data._array_checks import batch_axis
 from edgekit.runtime.errors import BadFileError, UsageError
-from edgekit.runtime.manifest import Labels, Preprocess, State, TensorSpec, sha256_of
+from edgekit.runtime.manifest import Detection, Labels, Preprocess, State, TensorSpec, sha256_of, with_states
 from edgekit.spec import Dataset, Recipe, Sample, TaskPlugin
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Network:
     task: TaskPlugin | OwnTask | None
     weights_sha256: str
     graph: Path | None = None
+    detection: Detection | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -48,10 +49,21 @@ def load(recipe: Recipe) -> Network:
     """Build the recipe's architecture and put its weights in.
 
     Raises:
-        UsageError: the recipe has no weights yet.
+        UsageError: the recipe has no weights yet, or has a limit for an output that is not there.
         BadFileError: the weights are missing, truncated, a pickle, of another architecture, or not finite.
         MissingPackageError: torch is not installed.
     """
+    network = _load(recipe)
+    names = [*(spec.name for spec in network.outputs), *(state.output for state in network.states)]
+    if strange := [name for name in recipe.limits.outputs if name not in names]:
+        raise UsageError(
+            f"there is a limit for the output {strange[0]!r}, which {recipe.name} does not have",
+            f"its outputs: {', '.join(names)}",
+        )
+    return network
+
+
+def _load(recipe: Recipe) -> Network:
     from edgekit.steps.train import load_weights
 
     if recipe.own is not None:
@@ -132,13 +144,43 @@ def samples(recipe: Recipe, split: str, network: Network) -> Dataset:
     return found
 
 
-def feeds_of(network: Network, sample: Sample) -> dict[str, np.ndarray]:
-    """A batch of one: the arrays of a sample under their inputs' names, and the initial states."""
-    return {**stacked(network.inputs, [sample]), **initial_states(network.states)}
+def feeds_of(network: Network, *group: Sample) -> dict[str, np.ndarray]:
+    """A batch of samples of equal shape: the arrays under their inputs' names, and the hidden states."""
+    import numpy as np
+
+    feed = stacked(network.inputs, group)
+    hidden = with_states(network.inputs, (), network.states)[0][len(network.inputs) :]
+    sizes = sizes_of(network.inputs, feed)
+    for spec, state in zip(hidden, network.states, strict=True):
+        axis = batch_axis(spec)
+        one = {dim: 1 if dim == "batch" else sizes.get(dim, 1) for dim in spec.dynamic}
+        begin = np.full(spec.at(one), state.init, spec.dtype)
+        values = [_batched(sample.states.get(spec.name), axis, begin) for sample in group]
+        feed[spec.name] = values[0] if axis is None else np.concatenate(values, axis)
+    return feed
+
+
+def _batched(value: np.ndarray | None, axis: int | None, begin: np.ndarray) -> np.ndarray:
+    """The given state with a batch axis; without one the initial state."""
+    import numpy as np
+
+    if value is None:
+        return begin
+    return value if axis is None else np.expand_dims(value, axis)
+
+
+def sizes_of(inputs: Sequence[TensorSpec], feed: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """The sizes that a feed gives to the dynamic dimensions."""
+    return {
+        dim: size
+        for spec in inputs
+        for dim, size in zip(spec.shape, feed[spec.name].shape, strict=True)
+        if isinstance(dim, str)
+    }
 
 
 def stacked(inputs: Sequence[TensorSpec], group: Sequence[Sample]) -> dict[str, np.ndarray]:
-    """A batch of samples of equal shape; an input without a batch axis is taken as it is."""
+    """The inputs alone of such a batch; one without a batch axis is taken as it is."""
     import numpy as np
 
     return {
@@ -146,16 +188,4 @@ def stacked(inputs: Sequence[TensorSpec], group: Sequence[Sample]) -> dict[str, 
         if batch_axis(spec) is None
         else np.stack([sample.inputs[place] for sample in group], batch_axis(spec) or 0)
         for place, spec in enumerate(inputs)
-    }
-
-
-def initial_states(states: tuple[State, ...]) -> dict[str, np.ndarray]:
-    """The hidden states before the first call, for a batch of one."""
-    import numpy as np
-
-    return {
-        state.input: np.full(
-            [1 if isinstance(dim, str) else dim for dim in state.shape], state.init, "float32"
-        )
-        for state in states
     }

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from edgekit.data._arrays import batch_axis, too_few
 from edgekit.data._arrays import load_own as load_data
 from edgekit.recipe import OBJECT
-from edgekit.runtime.errors import UsageError
-from edgekit.runtime.manifest import Labels, TensorSpec
+from edgekit.runtime.errors import BadFileError, EdgekitError, UnsupportedError, UsageError
+from edgekit.runtime.manifest import Labels, State, TensorSpec
 from edgekit.sources import factory, graph, hub, program
 from edgekit.spec import Dataset, Found, Own, Recipe, Sample
+from edgekit.steps._answers import detection_of, labels_of
 from edgekit.tasks._own import OwnTask, own_task
 
 if TYPE_CHECKING:
@@ -31,15 +32,17 @@ NO_METRIC = "no --metric was given: accuracy is not measured"
 
 
 def takes(model: str) -> bool:
-    """Whether MODEL is a user's own network: a factory, a program or a graph."""
-    return any(source.takes(model) for source in (factory, program, graph, hub))
+    """Whether MODEL is a user's own network: a factory, a program or a graph, or what is refused as one."""
+    mine = any(source.takes(model) for source in (factory, program, graph, hub))
+    return mine or program.refusal(model) is not None
 
 
 def load(recipe: Recipe, own: Own) -> Network:
     """The network that `own` names, with its weights, and all that is known of it.
 
     Raises:
-        UsageError: it cannot be imported, or the inputs cannot be inferred.
+        UsageError: it cannot be imported, the inputs cannot be inferred, or what is said of its outputs
+            is not so.
         BadFileError: a file is not what it claims, or the weights do not fit.
         UnsupportedError: the network cannot be taken.
     """
@@ -48,7 +51,8 @@ def load(recipe: Recipe, own: Own) -> Network:
     _refuse(own)
     seen = _any_data(recipe, own)
     found = _found(own, recipe.weights, [] if seen is None else _few(seen), getattr(seen, "names", ()))
-    labels = _labels(recipe, own)
+    detection = detection_of(own, found)
+    labels = labels_of(own, found, detection) or _labels(recipe, own)
     return Network(
         module=found.module,
         graph=found.graph,
@@ -57,6 +61,7 @@ def load(recipe: Recipe, own: Own) -> Network:
         states=found.states,
         preprocess=own.preprocess,
         labels=labels,
+        detection=detection,
         task=_task(own, labels),
         weights_sha256=found.sha256,
         notes=(*found.notes, *_told(seen), *_data_notes(recipe, own)),
@@ -75,6 +80,24 @@ def _refuse(own: Own) -> None:
         raise refusal
 
 
+def absence(recipe: Recipe, error: EdgekitError) -> EdgekitError | None:
+    """Why the user's network could not be made again, when it failed with `error`; None: it could be.
+
+    A file of data or weights that is gone, or weights that are others, says nothing of the network.
+    """
+    own = recipe.own
+    if own is None or not isinstance(error, BadFileError):
+        return error if own else None
+    try:
+        _refuse(own)
+        if factory.takes(own.source):
+            factory.make(own)
+    except (UsageError, UnsupportedError) as cause:
+        return cause
+    is_file = graph.takes(own.source) or program.takes(own.source)
+    return error if is_file and not Path(own.source).exists() else None
+
+
 def _found(own: Own, weights: Path | None, few: Sequence[Sample], names: Sequence[str]) -> Found:
     if own.module is not None or factory.takes(own.source):
         module = factory.make(own) if own.module is None else copy.deepcopy(own.module)
@@ -84,7 +107,16 @@ def _found(own: Own, weights: Path | None, few: Sequence[Sample], names: Sequenc
         return hub.describe(own, _weighted(module, weights), few, names)
     if program.takes(own.source):
         return program.load(own, weights, few)
-    return graph.load(own, weights, few)
+    return graph.load(own, weights, _stateless(own, few, names))
+
+
+def _stateless(own: Own, few: Sequence[Sample], names: Sequence[str]) -> list[Sample]:
+    """The samples without the states among their arrays: a graph says itself what those are."""
+    states = {name for name, _ in own.states}
+    kept = [place for place in range(len(names)) if names[place] not in states]
+    if not states or not names:
+        return list(few)
+    return [Sample(tuple(sample.inputs[place] for place in kept), sample.target) for sample in few]
 
 
 def _weighted(module: torch.nn.Module, weights: Path | None) -> torch.nn.Module:
@@ -116,19 +148,29 @@ def samples(recipe: Recipe, own: Own, split: str, network: Network) -> Dataset:
 
 def _any_data(recipe: Recipe, own: Own) -> Any:
     place = recipe.folders.get("calibration") or recipe.folders.get("test")
-    return None if place is None else load_data(place, _data_inputs(own), (), own.preprocess)
+    return None if place is None else load_data(place, *_parted(own), own.preprocess)
 
 
-def _data_inputs(own: Own) -> tuple[TensorSpec, ...]:
-    """The inputs that data is read for: hidden states may be missing there."""
-    states = {name for name, _ in own.states}
-    return tuple(spec for spec in own.inputs if spec.name not in states)
+def _parted(own: Own) -> tuple[tuple[TensorSpec, ...], tuple[State, ...]]:
+    """The inputs that data must hold, and the declared states, which it may."""
+    outputs = dict(own.states)
+    specs = _said_or_declared(own)
+    inputs = tuple(spec for spec in specs if spec.name not in outputs)
+    hidden = tuple(State(spec.name, outputs[spec.name], spec.shape) for spec in specs if spec.name in outputs)
+    return inputs, hidden
+
+
+def _said_or_declared(own: Own) -> tuple[TensorSpec, ...]:
+    """The inputs as the user says them; of an ONNX file that takes arrays, the others as it has them."""
+    by_file = own.module is None and own.preprocess is None and graph.takes(own.source)
+    return graph.data_inputs(own) if by_file else own.inputs
 
 
 def _few(data: Dataset) -> list[Sample]:
-    """Samples from the whole of the data, so that their sizes show its spread."""
+    """Samples from the whole of the data, and those of the smallest and largest sizes."""
     step = max(len(data) // FEW, 1)
-    return [data[index] for index in range(0, len(data), step)][:FEW]
+    places = [*range(0, len(data), step)[:FEW], *getattr(data, "extremes", ())]
+    return [data[index] for index in sorted(set(places))]
 
 
 def _told(data: Any) -> tuple[str, ...]:

@@ -17,12 +17,12 @@ from edgekit import recipe as recipes
 from edgekit.data._array_checks import batch_axis
 from edgekit.runtime.decode import decode
 from edgekit.runtime.engines import EngineOptions, Runner
-from edgekit.runtime.manifest import Manifest, TensorSpec
+from edgekit.runtime.manifest import Manifest, TensorSpec, with_states
 from edgekit.runtime.proof import Check, Parity, paired_drop, save_pairs, summary
 from edgekit.runtime.session import Session
 from edgekit.runtime.timing import Worker, alternate
 from edgekit.spec import Dataset, Progress, Recipe, Sample, TaskPlugin, silent
-from edgekit.steps.load import Network, feeds_of, stacked
+from edgekit.steps.load import Network, feeds_of, sizes_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,9 +65,10 @@ class Proof:
 
 
 def limits_of(recipe: Recipe) -> dict[str, float]:
-    """The parity limits of the recipe's precision."""
+    """The parity limits of the recipe's precision, and `rel_l2.NAME` of outputs with one of their own."""
     limits = recipe.limits
-    return {"rel_l2": limits.rel_l2[recipe.precision], "agreement": limits.agreement[recipe.precision]}
+    common = {"rel_l2": limits.rel_l2[recipe.precision], "agreement": limits.agreement[recipe.precision]}
+    return {**common, **{f"rel_l2.{name}": limit for name, limit in limits.outputs.items()}}
 
 
 def reference_session(network: Network, manifest: Manifest) -> Session:
@@ -96,13 +97,17 @@ def _graph_runner(network: Network, threads: int) -> Runner:
     import onnx
 
     from edgekit.runtime.engines.onnxruntime import open_engine
+    from edgekit.sources._onnx_boxes import before_suppression
     from edgekit.sources._onnx_file import read_model
     from edgekit.sources._onnx_probe import readable
+    from edgekit.sources._onnx_walk import is_half
 
     with TemporaryDirectory(prefix="edgekit-") as scratch:
         copy = Path(scratch) / "reference.onnx"
-        onnx.save(readable(read_model(required(network.graph)), network.inputs), copy)
-        return open_engine(copy, EngineOptions(precision="fp32", threads=threads))
+        model, _ = before_suppression(read_model(required(network.graph)))
+        onnx.save(readable(model, network.inputs), copy)
+        precision = "fp16" if is_half(model) else "fp32"  # opened as fp32 it may crash the process
+        return open_engine(copy, EngineOptions(precision=precision, threads=threads))
 
 
 def reference_name(network: Network) -> str:
@@ -129,19 +134,20 @@ def spread(trial: Trial, count: int) -> list[Feeds]:
 def parity(trial: Trial, reference: Session, target: Session) -> list[Check]:
     """Parity on a grid of batch sizes and lengths, most of which nothing was ever traced at."""
     found = Parity(trial.network.labels)
-    feeds = list(grid(trial.network.inputs, trial.held_out, target.manifest))
+    feeds = list(grid(trial.network, trial.held_out, target.manifest))
     for done, feed in enumerate(feeds, 1):
         found.add(reference.infer(feed), target.infer(feed))
         trial.progress("parity over batch sizes and shapes", done, len(feeds))
-    return found.checks({"rel_l2": limits_of(trial.recipe)["rel_l2"]}, "parity.grid")
+    return found.checks(limits_of(trial.recipe), "parity.grid", answers=False)
 
 
-def grid(inputs: Sequence[TensorSpec], data: Dataset, manifest: Manifest) -> Iterator[Feeds]:
+def grid(network: Network, data: Dataset, manifest: Manifest) -> Iterator[Feeds]:
     """Real samples, tiled or cut to every combination of sizes that the engine takes."""
     ranges = {dim: bounds for spec in manifest.inputs for dim, bounds in spec.ranges.items()}
+    inputs, _ = with_states(network.inputs, (), network.states)
     dims = tuple(dict.fromkeys(dim for spec in inputs for dim in spec.dynamic))
     group = [data[index % len(data)] for index in range(max(BATCHES))]
-    singles = [stacked(inputs, [sample]) for sample in group]
+    singles = [feeds_of(network, sample) for sample in group]
     tried = [_sizes(dim, *ranges.get(dim, (1, max(BATCHES))), inputs, singles) for dim in dims]
     for sizes in _combined(tried):
         at = dict(zip(dims, sizes, strict=True))
@@ -199,7 +205,7 @@ def accuracy(trial: Trial, reference: Session, target: Session) -> tuple[list[Ch
     targets: list[Any] = []
     judged = network.task is not None and any(data[index].target is not None for index in range(1))
     for group in batches(data, largest_batch(target.manifest)):
-        feed = stacked(network.inputs, group)
+        feed = feeds_of(network, *group)
         expected, found = reference.infer(feed), target.infer(feed)
         difference.add(expected, found)
         if judged:
@@ -210,7 +216,7 @@ def accuracy(trial: Trial, reference: Session, target: Session) -> tuple[list[Ch
     checks = difference.checks(limits_of(trial.recipe))
     if not judged or network.task is None:
         return checks, None
-    told = _told(network.task, answers, targets)
+    told = told_scores(network.task, answers, targets)
     return [*checks, Check("accuracy.drop", told["drop"], trial.recipe.limits.max_drop)], told
 
 
@@ -230,7 +236,9 @@ def required(value: T | None) -> T:
     return value
 
 
-def _told(task: TaskPlugin | OwnTask, answers: Mapping[str, list[Any]], targets: list[Any]) -> dict[str, Any]:
+def told_scores(
+    task: TaskPlugin | OwnTask, answers: Mapping[str, list[Any]], targets: list[Any]
+) -> dict[str, Any]:
     before = task.scores(answers["reference"], targets)
     after = task.scores(answers["target"], targets)
     drop, low, high = paired_drop(before, after)
@@ -247,7 +255,9 @@ def _told(task: TaskPlugin | OwnTask, answers: Mapping[str, list[Any]], targets:
 
 
 def largest_batch(manifest: Manifest) -> int:
-    """At most BATCH samples at once, and no more than the engine takes."""
+    """At most BATCH samples at once, and no more than the engine takes; 1 where an input has no batch."""
+    if any("batch" not in spec.shape for spec in manifest.inputs):
+        return 1
     return min(BATCH, *(spec.ranges.get("batch", (1, BATCH))[1] for spec in manifest.inputs))
 
 
@@ -280,12 +290,12 @@ def latency(trial: Trial, folder: Path, manifest: Manifest) -> tuple[list[Check]
         reference = _reference_command(trial, told, pairs, manifest)
         workers = {
             "reference": stack.enter_context(Worker(reference)),
-            "target": stack.enter_context(Worker(_engine_command(folder, pairs, {}))),
+            "target": stack.enter_context(Worker(engine_command(folder, pairs, {}))),
         }
         if shapes:
             alone = Path(scratch) / "fixed.npz"
             save_pairs(alone, [feeds[middle]])
-            workers["fixed"] = stack.enter_context(Worker(_engine_command(folder, alone, shapes)))
+            workers["fixed"] = stack.enter_context(Worker(engine_command(folder, alone, shapes)))
         for worker in workers.values():
             worker.ready()
         found = _measure(workers, middle, trial.progress)
@@ -358,12 +368,7 @@ def _pair(reference: Mapping[str, Any], target: Mapping[str, Any]) -> dict[str, 
 
 def _shapes(specs: Sequence[TensorSpec], feed: Feeds) -> dict[str, int]:
     """The sizes that a feed gives to the dynamic dimensions; empty when only the batch varies."""
-    sizes = {
-        dim: size
-        for spec in specs
-        for dim, size in zip(spec.shape, feed[spec.name].shape, strict=True)
-        if isinstance(dim, str)
-    }
+    sizes = sizes_of(specs, feed)
     return sizes if set(sizes) - {"batch"} else {}
 
 
@@ -394,7 +399,7 @@ def _traced(network: Network, folder: Path) -> Path:
     return required(made.engine)
 
 
-def _engine_command(folder: Path, feeds: Path, shapes: Mapping[str, int]) -> list[str]:
+def engine_command(folder: Path, feeds: Path, shapes: Mapping[str, int]) -> list[str]:
     return [
         sys.executable, "-m", "edgekit.runtime",
         str(folder), "worker", "--feeds", str(feeds), "--shapes", json.dumps(shapes),

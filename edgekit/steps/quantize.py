@@ -1,76 +1,164 @@
-"""From the float graph to the one with Q/DQ nodes, calibrated on real samples."""
+"""From the float graph to the one with Q/DQ nodes: by the plan that is given, or by one that is searched."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from shutil import copyfile
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
-from edgekit import cache, registry
+from edgekit import cache, precision_plan, registry
 from edgekit import recipe as recipes
+from edgekit.runtime.errors import UnsupportedError
 from edgekit.runtime.manifest import sha256_of
-from edgekit.spec import Artifact, Progress, Recipe, silent
-from edgekit.steps.load import Network, feeds_of, samples
+from edgekit.spec import Artifact, Choice, Dataset, Progress, Recipe, silent
+from edgekit.steps._calibration import Feeds, feeds_from, fingerprint
+from edgekit.steps._quantized import already_quantized, with_limits
+from edgekit.steps.compile import target_of
+from edgekit.steps.load import Network, samples
+from edgekit.steps.search import search
 
 if TYPE_CHECKING:
-    import numpy as np
+    import onnx
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "nncf")
+WARNINGS = "edgekit.warnings"
+"""Where a quantized graph keeps what its calibration warned of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """The graph to compile, and the recipe and plan (layer -> precision) that it was made with.
+
+    A search adds what it measured (`told`), the samples to prove its choice on, and, when no plan keeps
+    the limits, the layers to `blame`.
+    """
+
+    graph: Artifact
+    recipe: Recipe
+    plan: Mapping[str, str] = field(default_factory=dict)
+    told: Mapping[str, Any] | None = None
+    proving: Dataset | None = None
+    notes: tuple[str, ...] = ()
+    blame: str = ""
 
 
 def quantize(
     network: Network, graph: Artifact, recipe: Recipe, out: Path, progress: Progress = silent
-) -> tuple[Artifact, dict[str, str]]:
-    """Write the int8 graph to `out`; answers with it and with the plan: layer -> precision.
+) -> Quantized:
+    """Write the graph of the recipe's precision to `out`; without int8 it is the float graph.
+
+    A graph that came quantized is left as it is too, and no samples are asked for.
 
     Raises:
         BadFileError: a calibration sample is not finite or does not fit.
-        UnsupportedError: nothing in the graph can be quantized.
+        UsageError: the plan names an unknown layer.
+        UnsupportedError: nothing in the graph can be quantized, or not as the plan says.
     """
+    if (layers := already_quantized(graph, recipe)) is not None:
+        plan = layers if recipe.precision == "int8" else {}
+        return Quantized(graph=_copied(graph, out), recipe=with_limits(recipe), plan=plan, told={})
+    if recipe.precision != "int8":
+        return Quantized(graph=_copied(graph, out), recipe=recipe)
+    planned = _planned(graph, recipe)
+    if recipe.search and not recipe.plan:
+        return _searched(network, graph, planned, out, progress)
+    return _by_plan(network, graph, planned, out, progress)
+
+
+def _copied(graph: Artifact, out: Path) -> Artifact:
+    if graph.path != out:
+        copyfile(graph.path, out)
+    return replace(graph, path=out)
+
+
+def _planned(graph: Artifact, recipe: Recipe) -> Recipe:
+    """The recipe with its plan by ONNX node, and with the floating precision that the plan names."""
+    import onnx
+
+    if not recipe.plan:
+        return recipe
+    method = registry.load("method", recipe.quantization.name)
+    registry.require(method.REQUIRES)
+    found = method.candidates(onnx.load(graph.path), recipes.options_of(method, recipe.quantization))
+    plan = precision_plan.resolved(recipe.plan, {name: one.module for name, one in found.items()})
+    return with_rest(replace(recipe, plan=plan), precision_plan.rest_of(plan))
+
+
+def with_rest(recipe: Recipe, rest: str) -> Recipe:
+    """The recipe whose target computes in `rest` what is not int8.
+
+    Raises:
+        UnsupportedError: the target does not.
+    """
+    if not rest:
+        return recipe
+    target, options = target_of(recipe.target, recipe.board, recipe.device, "int8")
+    takes = [one for one in target.PRECISIONS if one != "int8"] if hasattr(options, "rest") else ["fp32"]
+    if rest not in takes:
+        raise UnsupportedError(
+            f"the plan has layers in {rest}, and beside int8 the target {recipe.target.name} computes in "
+            f"{' or '.join(takes)}",
+            f"write {takes[0]} in the plan in place of {rest}",
+        )
+    if not hasattr(options, "rest"):
+        return recipe
+    options = {**recipe.target.options, "rest": rest}
+    return replace(recipe, target=Choice(name=recipe.target.name, options=options))
+
+
+def _searched(network: Network, graph: Artifact, recipe: Recipe, out: Path, progress: Progress) -> Quantized:
+    with TemporaryDirectory(prefix="edgekit-") as scratch:
+        found = search(network, graph, recipe, Path(scratch), progress)
+        made = _copied(found.graph, out)
+    return Quantized(
+        graph=made,
+        recipe=found.recipe,
+        plan=found.recipe.plan,
+        told=found.told,
+        proving=found.proving,
+        notes=found.notes,
+        blame=found.blame,
+    )
+
+
+def _by_plan(network: Network, graph: Artifact, recipe: Recipe, out: Path, progress: Progress) -> Quantized:
     import onnx
 
     method = registry.load("method", recipe.quantization.name)
     registry.require(method.REQUIRES)
     options = recipes.options_of(method, recipe.quantization)
-    feeds = calibration(network, recipe, progress)
+    feeds = feeds_from(network, samples(recipe, "calibration", network), progress)
 
     def make(path: Path) -> None:
-        onnx.save(method.quantize(onnx.load(graph.path), feeds, {}, options), path)
+        model = onnx.load(graph.path)
+        measured = method.measure(model, feeds, options)
+        made = method.quantize(model, measured, recipe.plan, options)
+        onnx.helper.set_model_props(made, {**_props(made), WARNINGS: json.dumps(measured.warnings)})
+        onnx.save(made, path)
 
-    kept = cache.fetch(cache.key("quantize", _parts(graph, recipe, feeds), PACKAGES), make)
-    out.write_bytes(kept.read_bytes())
+    copyfile(cache.fetch(cache.key("quantize", _parts(graph, recipe, feeds), PACKAGES), make), out)
+    made = onnx.load(out)
     made_by = {"method": recipe.quantization.name, "samples": len(feeds), "calibration": fingerprint(feeds)}
-    plan = method.quantized_layers(onnx.load(out))
-    return replace(graph, path=out, sha256=sha256_of(out), made_by=made_by), plan
+    return Quantized(
+        graph=replace(graph, path=out, sha256=sha256_of(out), made_by={**graph.made_by, **made_by}),
+        recipe=recipe,
+        plan=method.quantized_layers(made),
+        notes=tuple(json.loads(_props(made)[WARNINGS])),
+    )
 
 
-def calibration(
-    network: Network, recipe: Recipe, progress: Progress = silent
-) -> Sequence[Mapping[str, np.ndarray]]:
-    """Every sample of the calibration split, one feed each."""
-    data = samples(recipe, "calibration", network)
-    feeds = []
-    for index in range(len(data)):
-        feeds.append(feeds_of(network, data[index]))
-        progress("reading calibration samples", index + 1, len(data))
-    return feeds
+def _props(model: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}
 
 
-def fingerprint(feeds: Sequence[Mapping[str, np.ndarray]]) -> str:
-    """A hash of the samples: which data an int8 graph was calibrated on."""
-    digest = hashlib.sha256()
-    for feed in feeds:
-        for name, array in feed.items():
-            digest.update(f"{name}{array.dtype}{array.shape}".encode())
-            digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _parts(graph: Artifact, recipe: Recipe, feeds: Sequence[Mapping[str, np.ndarray]]) -> dict[str, object]:
+def _parts(graph: Artifact, recipe: Recipe, feeds: Feeds) -> dict[str, object]:
     return {
         "graph": graph.sha256,
         "method": asdict(recipe.quantization),
+        "plan": dict(recipe.plan),
         "calibration": fingerprint(feeds),
     }

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from edgekit.runtime.engines import usable_cores
 from edgekit.runtime.errors import UnsupportedError
 from edgekit.spec import Build, Problem, Progress, Shapes, silent
+from edgekit.targets._bodies import dynamic_products
+from edgekit.targets._integer import float_leftovers, integer_convolutions
+from edgekit.targets._integer_matrix import integer_matrices
 from edgekit.targets._lowering import STANDARD_DOMAINS, common_problems, read, refuse, unsigned_activations
+from edgekit.targets._lstm import dynamic_lstm
+from edgekit.targets._recurrent import fold, in_float
 
 if TYPE_CHECKING:
     import onnx
@@ -21,12 +25,10 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`threads` 0 means one per usable core. `dynamic_lstm` runs the LSTM layers of an int8 graph on int8
-    weights, with the scales of their activations found at every step."""
+    """`threads` 0 means one per usable core."""
 
     device: str = "CPU"
     threads: int = 0
-    dynamic_lstm: bool = False
 
 
 def supports(graph: onnx.ModelProto, precision: str) -> list[Problem]:
@@ -48,7 +50,7 @@ def compile(
         raise UnsupportedError(
             f"the target onnxruntime does not run {precision}", f"one of {', '.join(PRECISIONS)}"
         )
-    model, lowering = _lowered(read(graph), precision, options)
+    model, lowering = _lowered(read(graph), precision)
     out.mkdir(parents=True, exist_ok=True)
     engine = out / "model.onnx"
     engine.write_bytes(model.SerializeToString(deterministic=True))
@@ -57,34 +59,20 @@ def compile(
         "precision": "fp16" if precision == "fp16" else "fp32",
         "threads": options.threads or usable_cores(),
     }
-    return Build(engine=engine, lowering=lowering, settings=settings)
+    notes = in_float(model, ("GRU", "RNN"), "fp32", "ONNX Runtime") if precision == "int8" else ()
+    return Build(engine=engine, lowering=lowering, settings=settings, notes=notes)
 
 
-def _lowered(
-    model: onnx.ModelProto, precision: str, options: Options
-) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def _lowered(model: onnx.ModelProto, precision: str) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     if precision == "fp16":
         return _half(model), ("float tensors and weights -> float16; inputs and outputs stay float32",)
     if precision != "int8":
         return model, ()
+    recurrent = [*dynamic_lstm(model), *dynamic_products(model)]
+    recurrent += fold(model, "ONNX Runtime computes these layers in float")
     # Its integer convolutions take in a ReLU only where the zero point makes it superfluous.
-    records = unsigned_activations(model)
-    if options.dynamic_lstm:
-        model = _dynamic_lstm(model)
-        records.append("LSTM -> DynamicQuantizeLSTM, int8 weights per channel")
-    return model, tuple(records)
-
-
-def _dynamic_lstm(model: onnx.ModelProto) -> onnx.ModelProto:
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with TemporaryDirectory() as folder:
-        result = Path(folder, "model.onnx")
-        quantize_dynamic(
-            model, result, op_types_to_quantize=["LSTM"], per_channel=True, weight_type=QuantType.QInt8
-        )
-        return onnx.load(result)
+    layers = [*integer_convolutions(model), *unsigned_activations(model), *integer_matrices(model)]
+    return model, (*layers, *float_leftovers(model), *recurrent)
 
 
 def _half(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -17,11 +17,13 @@ from edgekit.targets._lowering import (
     common_problems,
     explicit_bias,
     module_of,
-    problem,
     read,
     refuse,
     unsigned_activations,
 )
+from edgekit.targets._lstm import static_or_float
+from edgekit.targets._overlooked import overlooked
+from edgekit.targets._recurrent import in_float
 
 if TYPE_CHECKING:
     import onnx
@@ -33,18 +35,18 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`float_precision` is what an int8 graph's float layers run in; empty: bf16 where the device has it."""
+    """`rest` is what an int8 graph's float layers run in; empty: bf16 where the device has it."""
 
     device: str = "CPU"
     threads: int = 0
-    float_precision: str = ""
+    rest: str = ""
 
 
 def supports(graph: onnx.ModelProto, precision: str) -> list[Problem]:
     """Why OpenVINO would refuse the graph; empty when nothing is known against it."""
     problems = refuse(precision, PRECISIONS, f"one of {', '.join(PRECISIONS)}")
     problems += common_problems(graph, precision, STANDARD_DOMAINS)
-    return problems + _quantized_gru(graph)
+    return problems + overlooked(graph)
 
 
 def compile(
@@ -73,7 +75,10 @@ def compile(
     engine = out / "model.xml"
     out.mkdir(parents=True, exist_ok=True)
     openvino.save_model(model, engine, compress_to_fp16=False)
-    return Build(engine=engine, lowering=lowering, settings=_settings(precision, options))
+    settings = _settings(precision, options)
+    asked = precision == "int8"
+    notes = in_float(canonical, ("GRU", "RNN"), settings["precision"], "OpenVINO") if asked else ()
+    return Build(engine=engine, lowering=lowering, settings=settings, notes=notes)
 
 
 def lower(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -82,7 +87,7 @@ def lower(model: onnx.ModelProto) -> tuple[str, ...]:
     Unsigned, because signed activations around a Concat come out wrong on CPUs without AMX; the bias
     apart, because it gets lost where an output is quantized and dynamic, and is faster even elsewhere.
     """
-    return (*unsigned_activations(model), *explicit_bias(model))
+    return (*static_or_float(model), *unsigned_activations(model), *explicit_bias(model))
 
 
 def _culprits(model: onnx.ModelProto, error: BaseException) -> str:
@@ -115,7 +120,12 @@ def _settings(precision: str, options: Options) -> dict[str, Any]:
 def _float_precision(precision: str, options: Options) -> str:
     if precision != "int8":
         return precision
-    return options.float_precision or ("bf16" if _has_bf16(options.device) else "fp32")
+    return options.rest or ("bf16" if _has_bf16(options.device) else "fp32")
+
+
+def rests(options: Options) -> tuple[str, ...]:
+    """What the float layers of an int8 engine may run in, the fastest first."""
+    return (options.rest,) if options.rest else ("bf16", "fp32") if _has_bf16(options.device) else ("fp32",)
 
 
 def _has_bf16(device: str) -> bool:
@@ -134,13 +144,3 @@ def _tensors(model: onnx.ModelProto) -> dict[str, list[int | str]]:
         value.name: [dim.dim_param or int(dim.dim_value) for dim in value.type.tensor_type.shape.dim]
         for value in (*model.graph.input, *model.graph.output)
     }
-
-
-def _quantized_gru(model: onnx.ModelProto) -> list[Problem]:
-    """OpenVINO has no int8 kernel for the GRU that PyTorch defines."""
-    quantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    return [
-        problem(node, "OpenVINO runs no int8 GRU", "keep this layer in float: leave it out of the plan")
-        for node in model.graph.node
-        if node.op_type == "GRU" and quantized & set(node.input)
-    ]

@@ -22,6 +22,8 @@ __all__ = ["PRECISIONS", "REQUIRES", "Options", "compile", "examine", "kit", "re
 
 REQUIRES = ("tensorrt",)
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+FLOAT_LAYERS = ("LSTM", "GRU", "RNN")
+"""Computed in fp16 or bf16, whatever a plan says."""
 OLDEST = {"fp32": "8.5", "fp16": "8.5", "bf16": "10.0", "int8": "8.5"}
 """The first TensorRT that takes a precision, of those that edgekit builds for."""
 COMPUTE_CAPABILITY = {"fp32": "7.2", "fp16": "7.2", "bf16": "8.0", "int8": "7.2"}

@@ -23,6 +23,8 @@ __all__ = ["PRECISIONS", "REQUIRES", "Options", "compile", "examine", "supports"
 
 REQUIRES = ("tensorrt_rtx",)
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+FLOAT_LAYERS = ("LSTM", "GRU", "RNN")
+"""Computed in fp16 or bf16, whatever a plan says."""
 VERSIONS = ("rtx-1.7",)
 ONLY_RTX = "this engine loads in TensorRT-RTX only: not in TensorRT, and not on a Jetson"
 

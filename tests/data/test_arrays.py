@@ -193,18 +193,18 @@ def test_states_may_be_absent_or_given(tmp_path: Path) -> None:
     hidden = rng.random((4, 2, 5), np.float32)
     absent = load_arrays(saved(tmp_path / "a.npz", image=images(4)), (IMAGE,), (HIDDEN,))
     given = load_arrays(saved(tmp_path / "b.npz", image=images(4), h=hidden), (IMAGE,), (HIDDEN,))
-    assert absent.states(0) == {}
+    assert absent[0].states == {}
     assert len(given[0].inputs) == 1
-    assert given.states(3)["h"].shape == (2, 1, 5)
-    np.testing.assert_array_equal(given.states(3)["h"][:, 0], hidden[3])
+    assert given[3].states["h"].shape == (2, 5)
+    np.testing.assert_array_equal(given[3].states["h"], hidden[3])
     assert "the state 'h' is given" in given.described
     (tmp_path / "feeds").mkdir()
     saved(tmp_path / "feeds" / "a.npz", image=images(3), h=hidden[:3].transpose(1, 0, 2))
     np.testing.assert_array_equal(
-        load_arrays(tmp_path / "feeds", (IMAGE,), (HIDDEN,)).states(2)["h"][:, 0], hidden[2]
+        load_arrays(tmp_path / "feeds", (IMAGE,), (HIDDEN,))[2].states["h"], hidden[2]
     )
     ordered = load_arrays(saved(tmp_path / "c.npz", images(4), hidden), (IMAGE,), (HIDDEN,))
-    np.testing.assert_array_equal(ordered.states(1)["h"][:, 0], hidden[1])
+    np.testing.assert_array_equal(ordered[1].states["h"], hidden[1])
 
 
 @pytest.mark.parametrize(
@@ -485,3 +485,11 @@ def test_too_few_or_too_dull_for_calibration(tmp_path: Path) -> None:
     assert "all 20 calibration samples are equal" in too_few(data(np.repeat(varied[:1], 20, axis=0)))
     assert "one constant" in too_few(data(np.repeat(varied[:, :1], 4, axis=1)))
     assert too_few(data(np.arange(20.0))) == ""
+
+
+def test_the_samples_with_the_smallest_and_largest_sizes_are_known(tmp_path: Path) -> None:
+    for index, width in enumerate((12, 9, 30, 11)):
+        saved(tmp_path / f"{index}.npz", image=images(2, width))
+    data = load_arrays(tmp_path, (IMAGE,))
+    assert [data[place].inputs[0].shape[-1] for place in data.extremes[-2:]] == [9, 30]
+    assert set(data.extremes) == {0, 2, 4}

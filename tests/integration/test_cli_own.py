@@ -32,6 +32,16 @@ def make():
     torch.manual_seed(0)
     return Small()
 
+class Heads(Small):
+    def forward(self, x):
+        h = torch.relu(self.conv(x)).mean(2)
+        scores = self.out(h)
+        return {"boxes": h, "scores": scores, "ids": scores.argmax(1)}
+
+def heads():
+    torch.manual_seed(0)
+    return Heads()
+
 def score(outputs, target):
     return float(outputs["output"].argmax() == target)
 
@@ -77,7 +87,7 @@ def test_a_factory_with_what_it_takes(edgekit: Cli, place: Path) -> None:
     ran = edgekit("compile", "nets:make", "--target", "openvino", "--input", INPUT, "--json", cwd=place)
     assert ran.code == 0, ran.err
     report = ran.json
-    assert (report["model"], report["state"], report["accuracy"]) == ("make", "proved", None)
+    assert (report["model"], report["state"], report["accuracy"]) == ("nets-make", "proved", None)
     assert any("random inputs" in note for note in report["notes"])
     manifest = read_manifest(place / report["bundle"])
     assert manifest.inputs[0].ranges == {"batch": (1, 8), "time": (8, 64)}
@@ -95,7 +105,8 @@ def test_int8_with_data_and_metric_of_the_users_own(edgekit: Cli, place: Path, t
     assert ran.code == 0, ran.err + ran.out
     report = ran.json
     assert report["layers"]["int8"] >= 1
-    assert (report["accuracy"]["metric"], report["accuracy"]["samples"]) == ("nets:score", 16)
+    assert report["accuracy"]["metric"] == "nets:score"
+    assert (report["quantization"]["judged_on"], report["accuracy"]["samples"]) == (5, 11)
     limits = {check["name"]: check["limit"] for check in report["checks"]}
     assert (limits["accuracy.drop"], limits["parity.rel_l2"]) == (0.2, 0.1)
     assert any("was inferred from" in note for note in report["notes"])
@@ -132,6 +143,27 @@ def test_an_error_budget_that_is_broken_is_exit_1(edgekit: Cli, place: Path) -> 
     assert {one["name"] for one in ran.json["checks"] if not one["passed"]} >= {"parity.rel_l2"}
 
 
+def test_outputs_have_limits_of_their_own_that_the_bundle_keeps(edgekit: Cli, place: Path) -> None:
+    ran = edgekit(
+        "compile", "nets:heads", "--target", "onnxruntime", "--precision", "int8", "--calibration", "feeds",
+        "--max-error", "20%", "--max-error", "scores=0.0001%", "--max-error", "ids=50%", "--json", cwd=place,
+    )  # fmt: skip
+    assert ran.code == 1, ran.err
+    limits = {check["name"]: check["limit"] for check in ran.json["checks"]}
+    assert (limits["parity.rel_l2"], limits["parity.rel_l2.scores"]) == (0.2, 1e-6)
+    assert (limits["parity.rel_l2.boxes"], limits["parity.agreement.ids"]) == (0.2, 0.5)
+    failed = {check["name"] for check in ran.json["checks"] if not check["passed"]}
+    assert failed == {"parity.grid.rel_l2.scores", "parity.rel_l2.scores"}
+    board = subprocess.run(
+        [sys.executable, place / ran.json["bundle"] / "run.py", "check", "--json"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    checks = {check["name"]: check for check in json.loads(board.stdout)["checks"]}
+    assert board.returncode == 1
+    assert checks["golden.rel_l2.scores"]["limit"] == 1e-6
+    assert checks["golden.agreement.ids"]["limit"] == 0.5
+
+
 @pytest.mark.parametrize("target", ["tensorrt", "tensorrt-rtx"])
 def test_a_network_of_ones_own_goes_to_tensorrt_too(edgekit: Cli, place: Path, target: str) -> None:
     ran = edgekit(
@@ -157,6 +189,7 @@ def test_a_network_of_ones_own_goes_to_tensorrt_too(edgekit: Cli, place: Path, t
         (("nets:make", "--input", INPUT, "--data", "test.npz", "--metric", "nets:broken"), 2, "logits"),
         (("nets:make", "--input", INPUT, "--data", "test.npz", "--metric", "acuracy"), 2, "accuracy"),
         (("nets:make", "--input", INPUT, "--max-error", "0%"), 2, "100%"),
+        (("nets:make", "--input", INPUT, "--max-error", "scores=2%"), 2, "its outputs: output"),
         (("nets:make", "--input", "y=float32[batch,7,time]"), 2, "nets.py"),
         (("cnn", "--input", INPUT), 2, "cnn is a recipe"),
         (("net.onnx", "--weights", "w.safetensors"), 2, "--weights"),
@@ -193,5 +226,7 @@ def test_the_same_words_in_python(edgekit: Cli, place: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [True, "build/api", [3, 3]]
-    assert edgekit("check", "build/api", cwd=place).code == 2
+    checked = edgekit("check", "build/api", "--json", cwd=place)
+    assert checked.code == 0, checked.err
+    assert any("held against the recorded pairs alone" in note for note in checked.json["notes"])
     assert edgekit("run", "build/api", "feeds/00.npz", cwd=place).code == 0

@@ -102,7 +102,8 @@ def test_the_new_method_makes_int8(checkout: Path) -> None:
     spec.loader.exec_module(method)
     rng = np.random.default_rng(0)
     float_graph, feed = gemm(rng), {"x": rng.standard_normal((4, 32), np.float32)}
-    int8_graph = method.quantize(float_graph, [], {}, method.Options())
+    measured = method.measure(float_graph, [], method.Options())
+    int8_graph = method.quantize(float_graph, measured, {}, method.Options())
     assert method.quantized_layers(float_graph) == {"layer": "fp32"}
     assert method.quantized_layers(int8_graph) == {"layer": "int8"}
     expected, found = (

@@ -133,3 +133,77 @@ def test_each_output_has_its_own_error() -> None:
     assert parity.by_output == {"large": 0.0, "small": pytest.approx(1.0)}
     failed = [check.name for check in parity.checks({"rel_l2": 0.1}) if not check.passed]
     assert failed == ["parity.rel_l2.small"]
+
+
+PAIR = {"boxes": np.full(4, 10.0, np.float32), "scores": np.full(4, 1.0, np.float32)}
+
+
+def off(share: float) -> dict[str, np.ndarray]:
+    return {**PAIR, "scores": PAIR["scores"] * (1 + share)}
+
+
+@pytest.mark.parametrize(
+    ("limits", "failed"),
+    [
+        ({"rel_l2": 0.1}, ["rel_l2.scores"]),
+        ({"rel_l2": 0.1, "rel_l2.scores": 0.3}, []),
+        ({"rel_l2": 0.5, "rel_l2.scores": 0.1}, ["rel_l2.scores"]),
+        ({"rel_l2": 0.01, "rel_l2.scores": 0.3}, []),
+        ({"rel_l2": 0.1, "rel_l2.boxes": 1e-9}, ["rel_l2", "rel_l2.scores"]),
+        ({"rel_l2": 1e-9, "rel_l2.boxes": 1e-3, "rel_l2.scores": 0.3}, []),
+    ],
+)
+def test_an_output_with_a_limit_of_its_own(limits: dict[str, float], failed: list[str]) -> None:
+    parity = Parity()
+    parity.add(PAIR, off(0.2))
+    assert [check.name for check in parity.checks(limits, "p") if not check.passed] == [
+        f"p.{name}" for name in failed
+    ]
+
+
+def test_one_output_may_have_a_limit_of_its_own() -> None:
+    parity = Parity()
+    parity.add(feed([3.0, 4.0]), feed([3.0, 4.5]))
+    checks = {check.name: check for check in parity.checks({"rel_l2": 1e-3, "rel_l2.logits": 0.2})}
+    assert checks["parity.rel_l2"].limit is None
+    assert (checks["parity.rel_l2.logits"].limit, checks["parity.rel_l2.logits"].passed) == (0.2, True)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "bool"])
+def test_integers_are_counted_and_leave_the_error_of_floats_alone(dtype: str) -> None:
+    ids = np.array([0, 1, 1, 0, 1, 0, 0, 0], dtype)
+    other = ids.copy()
+    other[0] = 1
+    parity = Parity()
+    parity.add({**PAIR, "ids": ids}, {**PAIR, "ids": other})
+    checks = {check.name: check for check in parity.checks({"rel_l2": 1e-6, "agreement": 0.9})}
+    assert (parity.rel_l2, parity.max_abs) == (0, 0)
+    assert "parity.rel_l2.ids" not in checks
+    assert (checks["parity.agreement.ids"].value, checks["parity.agreement.ids"].passed) == (0.875, False)
+    loose = parity.checks({"agreement": 0.9, "rel_l2.ids": 0.2})
+    assert all(check.passed for check in loose)
+
+
+def test_a_network_of_integers_alone_has_no_relative_error_and_no_free_pass() -> None:
+    ids = {"ids": np.array([5, 7])}
+    parity = Parity()
+    parity.add(ids, {"ids": np.array([[5, 7]])})
+    assert [(check.name, check.passed) for check in parity.checks({"rel_l2": 1, "agreement": 0.5})] == [
+        ("parity.agreement.ids", False)
+    ]
+
+
+def test_decoded_answers_can_be_measured_without_a_gate() -> None:
+    parity = Parity(LABELS)
+    parity.add(feed([1.0, 0.0]), feed([0.0, 1.0]))
+    last = parity.checks({"agreement": 0.9}, answers=False)[-1]
+    assert (last.name, last.value, last.limit) == ("parity.agreement", 0.0, None)
+
+
+def test_an_output_of_integers_that_is_empty_in_both_is_equal() -> None:
+    parity = Parity()
+    nothing = np.zeros((0, 3), np.int64)
+    parity.add({"chosen": nothing}, {"chosen": nothing})
+    assert parity.equal_by_output == {"chosen": 1.0}
+    parity.add({"chosen": nothing}, {"chosen": np.zeros((1, 3), np.int64)})
+    assert parity.equal_by_output == {"chosen": 0.5}

@@ -162,20 +162,6 @@ def test_a_shared_tensor_counts_once_and_a_copy_is_another_network() -> None:
     assert weights_sha256(pair(True)) != weights_sha256(pair(False))
 
 
-def test_another_forward_with_the_same_weights_has_another_code_hash(tmp_path: Path) -> None:
-    hashes = []
-    for word in ("relu", "tanh"):
-        folder = tmp_path / word
-        folder.mkdir()
-        (folder / "helpers_of_mine.py").write_text(f"def act(x):\n    return x.{word}()\n")
-        (folder / "coded.py").write_text(
-            "import torch\nfrom helpers_of_mine import act\n"
-            "class Net(torch.nn.Module):\n    def forward(self, x):\n        return act(x)\n"
-        )
-        hashes.append(factory.code_sha256(factory.make(own("coded:Net", folder=folder))))
-    assert hashes[0] != hashes[1]
-
-
 def test_what_the_network_prints_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     given = found("Classifier", ["x=[batch:1..4,3,16,16]"])
     assert given.module is not None

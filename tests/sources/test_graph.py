@@ -98,8 +98,8 @@ def test_dimensions_without_a_name_get_one_and_default_ranges_are_cut_to_what_ru
     found = load(save(tmp_path, made))
     (spec,) = found.inputs
     assert spec.shape == ("batch", 2, "x.2", "x.3")
-    assert spec.ranges == {"batch": (1, 64), "x.2": (3, 1024), "x.3": (4, 1024)}
-    assert any("'x.2'" in note and "3 to 1024 is taken (what runs)" in note for note in found.notes)
+    assert spec.ranges == {"batch": (1, 64), "x.2": (4, 1024), "x.3": (4, 1024)}
+    assert any("'x.2'" in note and "4 to 1024 is taken (what runs)" in note for note in found.notes)
 
 
 def test_a_name_of_the_file_stays_and_a_wrong_name_of_an_output_does_not(tmp_path: Path) -> None:
@@ -200,6 +200,42 @@ def test_weights_beside_an_onnx_file_are_refused(tmp_path: Path) -> None:
         graph.load(Own(source=path.name, folder=tmp_path), tmp_path / "w.safetensors", ())
 
 
+@pytest.mark.parametrize(("said", "name"), [("n", "batch"), ("rows", "batch"), ("time", "time")])
+def test_another_name_for_the_batch_is_the_batch_unless_it_is_a_length(
+    tmp_path: Path, said: str, name: str
+) -> None:
+    found = load(save(tmp_path, linear(rows="N")), [f"x=float32[{said}:1..8,4]"])
+    assert found.inputs == (TensorSpec("x", (name, 4), "float32", {name: (1, 8)}),)
+    assert any(f"'{said}' of --input is called 'batch'" in note for note in found.notes) == (said != name)
+
+
+# Windows.
+
+
+def pooled(opset: int = 18, **options: Any) -> onnx.ModelProto:
+    """MaxPool by 2, then the mean over the image: ONNX Runtime runs it on one pixel too."""
+    return model(
+        [node("MaxPool", ["x"], ["p"], "/pool", kernel_shape=[2, 2], strides=[2, 2], **options),
+         node("GlobalAveragePool", ["p"], ["g"]), node("Flatten", ["g"], ["y"])],
+        [value("x", F32, ["N", 2, "h", "w"])], [value("y", F32, None)], (), opset,
+    )  # fmt: skip
+
+
+def test_images_smaller_than_a_window_are_no_size_that_runs(tmp_path: Path) -> None:
+    (spec,) = load(save(tmp_path, pooled())).inputs
+    assert (spec.ranges["h"], spec.ranges["w"]) == ((2, 1024), (2, 1024))
+    (spec,) = load(save(tmp_path, pooled(pads=[1, 0, 1, 0]))).inputs
+    assert (spec.ranges["h"], spec.ranges["w"]) == ((1, 1024), (2, 1024))
+    (spec,) = load(save(tmp_path, pooled(auto_pad="SAME_UPPER"))).inputs
+    assert (spec.ranges["h"], spec.ranges["w"]) == ((1, 1024), (1, 1024))
+
+
+def test_a_file_whose_only_size_is_smaller_than_a_window_is_refused(tmp_path: Path) -> None:
+    made = pooled()
+    made.graph.input[0].CopyFrom(value("x", F32, [1, 2, 1, 8]))
+    refused(BadFileError, save(tmp_path, made), "1 x 8", "'/pool'", "smaller than its window")
+
+
 # Samples.
 
 
@@ -221,6 +257,24 @@ def test_an_input_without_a_shape_needs_samples_or_a_word(tmp_path: Path) -> Non
     refused(UsageError, path, "does not say the shape", "'x'")
     assert load(path, samples=[image(4)]).inputs[0].shape == ("batch", 4)
     assert load(path, ["x=float32[batch:2..3,4]"]).inputs[0].ranges == {"batch": (2, 3)}
+
+
+def test_samples_have_no_batch_wherever_it_stands(tmp_path: Path) -> None:
+    path = save(tmp_path, recurrent())
+    found = load(path, samples=[image(5, 3), image(9, 3)], states=[("h0", "hn"), ("c0", "cn")])
+    assert found.inputs == (TensorSpec("x", ("time", "batch", 3), "float32", found.inputs[0].ranges),)
+    assert found.inputs[0].ranges == {"time": (5, 9), "batch": (1, 64)}
+
+
+def test_data_is_read_for_the_inputs_as_the_file_has_them_and_the_user_says(tmp_path: Path) -> None:
+    path = save(tmp_path, attention())
+    said = Own(source=path.name, folder=tmp_path, inputs=parse_inputs(["mask=bool[batch:1..4,n:2..9]"]))
+    assert graph.data_inputs(said) == (TensorSpec("ids", ("batch", "ids.1"), "int64"), *said.inputs)
+    by_place = Own(source=path.name, folder=tmp_path, inputs=parse_inputs(["a=int64[1,4]", "b=bool[1,4]"]))
+    assert graph.data_inputs(by_place) == by_place.inputs
+    made = linear()
+    made.graph.input[0].CopyFrom(value("x", F32, None))
+    assert graph.data_inputs(Own(source=save(tmp_path, made).name, folder=tmp_path)) == ()
 
 
 def test_samples_that_do_not_fit_are_a_bad_file(tmp_path: Path) -> None:
@@ -595,4 +649,4 @@ def test_more_than_two_gigabytes_is_refused_before_it_is_read(tmp_path: Path) ->
 def test_a_file_of_more_than_two_gigabytes_is_refused_by_its_size(tmp_path: Path) -> None:
     path = save(tmp_path, linear())
     os.truncate(path, 2**31)
-    refused(UnsupportedError, path, "2.0 GB")
+    refused(BadFileError, path, "2.0 GB", "no file of this kind")

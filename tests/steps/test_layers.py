@@ -111,7 +111,11 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def quantized(plain: onnx.ModelProto) -> onnx.ModelProto:
-    return ptq.quantize(plain, images(), {}, ptq.Options())
+    return int8(plain, {}, ptq.Options())
+
+
+def int8(graph: onnx.ModelProto, plan: dict[str, str], options: ptq.Options) -> onnx.ModelProto:
+    return ptq.quantize(graph, ptq.measure(graph, images(), options), plan, options)
 
 
 def copy(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -187,7 +191,7 @@ def test_a_weight_with_an_outlier_and_one_scale_is_named(
         network.two.bias[0] = -3.0  # type: ignore[index]
         layer.weight[:, 0] *= 200  # type: ignore[index,operator]
     reference = exported(network, tmp_path / "model.onnx")
-    broken = ptq.quantize(reference, images(), {}, ptq.Options())
+    broken = int8(reference, {}, ptq.Options())
     one_scale(broken, f"{module}.weight", layer.weight.detach().numpy())  # type: ignore[operator,union-attr]
     report = against(reference, broken, images())
     row = report.first_jump
@@ -208,7 +212,7 @@ def test_an_error_that_shows_only_later_is_traced_to_where_it_comes_from(
         network.three.weight[:, 3] /= 5000
     reference = exported(network, tmp_path / "model.onnx")
     weight = numpy_helper.to_array(constant(reference, "two.weight"))
-    broken = ptq.quantize(reference, images(), {"three/Conv": "fp32"}, ptq.Options(op_types=("Conv",)))
+    broken = int8(reference, {"three/Conv": "fp32"}, ptq.Options(op_types=("Conv",)))
     for node in broken.graph.node:  # nothing but the weight is quantized
         for index, name in enumerate(node.input):
             if name.endswith("_output_0/dequantized") or name == "image/dequantized":

@@ -121,7 +121,7 @@ def test_openvino_int8_runs_convolutions_in_int8_and_says_so(built: Compiled) ->
 
 
 def test_openvino_float_part_of_int8_can_be_chosen(tmp_path: Path, crnn_int8: Path) -> None:
-    build = compiled("openvino", "int8", crnn_int8, tmp_path, float_precision="fp32")
+    build = compiled("openvino", "int8", crnn_int8, tmp_path, rest="fp32")
     with opened(build, "openvino") as runner:
         assert count(runner.layers()) == {"int8": 2, "fp32": 5}
 
@@ -161,15 +161,6 @@ def test_onnxruntime_layers(built: Compiled) -> None:
     with opened(built["onnxruntime", "fp32"], "onnxruntime", threads=1) as runner:
         assert set(count(runner.layers())) == {"fp32"}  # before any call: it finds a size that runs
         assert runner.settings["threads"] == 1
-
-
-def test_onnxruntime_dynamic_lstm(tmp_path: Path, crnn_int8: Path) -> None:
-    build = compiled("onnxruntime", "int8", crnn_int8, tmp_path, dynamic_lstm=True)
-    feeds = graphs.image(2, 64)
-    with opened(build, "onnxruntime") as runner:
-        assert graphs.relative(runner.infer(feeds)["logits"], graphs.reference(crnn_int8, feeds)) < 3e-2
-        assert Counter(layer.type for layer in runner.layers())["DynamicQuantizeLSTM"] == 2
-    assert any("DynamicQuantizeLSTM" in record for record in build.lowering)
 
 
 def test_onnxruntime_refuses_bf16(tmp_path: Path, crnn: Path) -> None:

@@ -31,9 +31,10 @@ _COMPUTE = {
     "lstmcell",
     "grusequence",
     "grucell",
-    "tensoriterator",
     "scaleddotproductattention",
 }
+_LOOPS = {"tensoriterator", "loop"}
+"""They compute too, but OpenVINO does not tell in which precision: only of what is outside of them."""
 
 
 class OpenVinoRunner:
@@ -67,7 +68,7 @@ class OpenVinoRunner:
         found = []
         for node in self._compiled.get_runtime_model().get_ordered_ops():
             info = node.get_rt_info()
-            if "layerType" in info and info["layerType"].value.lower() in _COMPUTE:
+            if "layerType" in info and info["layerType"].value.lower() in _COMPUTE | _LOOPS:
                 found.append(_layer(node, info))
         return found
 
@@ -225,8 +226,10 @@ def _fix_shapes(model: Any, names: Mapping[str, List[Any]], shapes: Mapping[str,
 
 def _layer(node: Any, info: Any) -> Layer:
     origin = info["originalLayersNames"].value if "originalLayersNames" in info else ""
+    kind = info["layerType"].value
+    known = "runtimePrecision" in info and kind.lower() not in _LOOPS
     return Layer(
         origin.split(",")[0] or node.get_friendly_name(),
-        info["layerType"].value,
-        precision_name(info["runtimePrecision"].value if "runtimePrecision" in info else "undefined"),
+        kind,
+        precision_name(info["runtimePrecision"].value) if known else "undefined",
     )

@@ -32,6 +32,7 @@ from edgekit.targets._plan.graph import (
 )
 from edgekit.targets._plan.opset import lowered
 from edgekit.targets._plan.recode import recode
+from edgekit.targets._plan.recurrent import float_weights
 from edgekit.targets._plan.report import cure
 from edgekit.targets._plan.types import number
 
@@ -59,7 +60,7 @@ def cured(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Problem]]:
     """
     made, told = _functions(model)
     names = Names(made)
-    for step in (_leftovers, _doubles, _biases, recode, _pool_indices, _layouts):
+    for step in (_leftovers, _doubles, _biases, float_weights, recode, _pool_indices, _layouts):
         for scope in list(scopes(made.graph)):
             told += step(scope, names)
     told += cut_detections(made, model)

@@ -81,21 +81,6 @@ def quantized_sequence(sight: Sight) -> str:
     return str(sight.node.op_type) if sight.dequantized(0) and sight.dynamic() else ""
 
 
-def quantized_reset(sight: Sight) -> str:
-    """A GRU with linear_before_reset=1 whose R is behind DequantizeLinear, and X is not."""
-    wanted = sight.says("linear_before_reset", 0) and sight.dequantized(2) and not sight.dequantized(0)
-    return "R" if wanted else ""
-
-
-def quantized_gates(sight: Sight) -> str:
-    """A GRU whose W is behind DequantizeLinear, and X is not, bidirectional or of fixed length."""
-    if not sight.dequantized(1) or sight.dequantized(0):
-        return ""
-    length = (sight.dims() or [-1])[0]
-    both = sight.says("direction", "forward") == "bidirectional"
-    return "bidirectional" if both else "of fixed length" if length > 0 else ""
-
-
 def in_bf16(sight: Sight) -> str:
     """The whole graph is asked for in bf16, or has it already."""
     if sight.precision == "bf16":

@@ -24,6 +24,7 @@ from edgekit.targets._lowering import read
 from edgekit.targets._plan.cures import cured
 from edgekit.targets._plan.profiles import BATCH, limits_of, profiles
 from edgekit.targets._plan.variants import PlanGraph, variants
+from edgekit.targets._recurrent import RECURRENT, in_float
 
 WORKSPACE_MB = 1024
 AMPERE = 8
@@ -203,8 +204,12 @@ def built_here(
         ranges=ranges(shapes, options),
         layers=told_layers(built),
         built_on={} if capabilities else place.here(load(flavour), asked.gpu),
-        notes=(*built.notes, *notes),
+        notes=(*built.notes, *_float_layers(graph, precision, options), *notes),
     )
+
+
+def _float_layers(graph: Path, precision: str, options: PlanOptions) -> tuple[str, ...]:
+    return in_float(read(graph), RECURRENT, options.rest, "TensorRT") if precision == "int8" else ()
 
 
 def _settings(asked: BuildRequest, built: Built, options: PlanOptions) -> dict[str, Any]:

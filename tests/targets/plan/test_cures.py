@@ -420,3 +420,48 @@ def test_bodies_are_cured_too() -> None:
 def test_a_good_graph_is_given_back_as_it_is(crnn_int8: object) -> None:
     model = onnx.load(str(crnn_int8))
     assert cured(model) == (model, [])
+
+
+class TestRecurrentWeights:
+    @staticmethod
+    def layer(kind: str, gates: int, setting: str = "", directions: int = 1) -> onnx.ModelProto:
+        codes = np.random.default_rng(3).integers(-127, 128, (2, directions, gates * 4, 4)).astype(np.int8)
+        return net(
+            f"""(float[S,1,4] x) => (float[S,{directions},1,4] y) {{
+                  w = DequantizeLinear<axis=1>(wq, s, z)
+                  r = DequantizeLinear<axis=1>(rq, s, z)
+                  y = {kind}<hidden_size=4{setting}>(x, w, r) }}""",
+            wq=codes[0],
+            rq=codes[1],
+            s=np.linspace(0.001, 0.004, gates * 4, dtype=np.float32),
+            z=np.zeros(gates * 4, np.int8),
+        )
+
+    @pytest.mark.parametrize(("kind", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+    def test_become_float_constants_of_the_same_values(self, kind: str, gates: int) -> None:
+        model = self.layer(kind, gates)
+        made = changed(model, "recurrent-weights")
+        assert [node.op_type for node in made.graph.node] == [kind]
+        assert {tensor.data_type for tensor in made.graph.initializer} == {onnx.TensorProto.FLOAT}
+        same(model, made, x=random(5, 1, 4))
+
+    def test_also_inside_a_body(self) -> None:
+        inner = self.layer("LSTM", 4)
+        inner.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info("x", 1, [5, 1, 4]))
+        outer = net("(float[5,1,4] x, bool c) => (float[5,1,1,4] y) { y = If(c) }")
+        for branch in ("then_branch", "else_branch"):
+            body = onnx.GraphProto()
+            body.CopyFrom(inner.graph)
+            del body.input[:]
+            outer.graph.node[0].attribute.append(onnx.helper.make_attribute(branch, body))
+        made = changed(outer, "recurrent-weights", "recurrent-weights")
+        assert {node.op_type for graph in all_graphs(made.graph) for node in graph.node} == {"If", "LSTM"}
+
+    @needs_rtx
+    @pytest.mark.parametrize(
+        ("setting", "directions"), [(", linear_before_reset=1", 1), (', direction="bidirectional"', 2)]
+    )
+    def test_tensorrt_refuses_a_gru_with_them(self, setting: str, directions: int) -> None:
+        model = self.layer("GRU", 3, setting, directions)
+        assert rtx_builds(model, S=(1, 5, 9)) != ""
+        assert rtx_builds(cured(model)[0], S=(1, 5, 9)) == ""

@@ -60,8 +60,6 @@ BOTH_TEXT, BOTH = recurrent(
 )
 PLAIN_TEXT, PLAIN = recurrent("LSTM", "")
 GRU_TEXT, GRU = recurrent("GRU", ", linear_before_reset=1", gates=3)
-QUANTIZED_R = {"W": random(1, 12, 3), "q": np.ones((1, 12, 4), np.int8), "s": SCALE}
-QUANTIZED_W = {"R": random(2, 12, 4), "q": np.ones((2, 12, 3), np.int8), "s": SCALE}
 
 CASES = {
     "operator": case("operator", "(float[2,8] x) => (uint8[2,8] y) { y, s, z = DynamicQuantizeLinear(x) }"),
@@ -148,8 +146,10 @@ CASES = {
     "activations": case("activations", BOTH_TEXT, weights=BOTH),
     "recurrent": case(
         "recurrent-float",
-        PLAIN_TEXT.replace("(x, W", "(x, w").replace("{ y", "{ w = DequantizeLinear(q, s) y"),
-        weights={"R": PLAIN["R"], "q": np.ones((1, 16, 3), np.int8), "s": SCALE},
+        PLAIN_TEXT.replace("(x, W", "(d, W").replace(
+            "{ y", "{ q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y"
+        ),
+        weights={**PLAIN, "s": SCALE, "z": np.int8(0)},
         severity="warning",
         precision="int8",
         rtx=False,
@@ -169,20 +169,6 @@ CASES = {
         },
         version=RTX,
         sizes={"N": (1, 2, 3)},
-    ),
-    "quantized R": case(
-        "gru-quantized",
-        GRU_TEXT.replace("R)", "r)").replace("{ y", "{ r = DequantizeLinear(q, s) y"),
-        weights=QUANTIZED_R,
-        version=RTX,
-    ),
-    "quantized W": case(
-        "gru-quantized",
-        """(float[S,1,3] x) => (float[S,2,1,4] y) {
-             w = DequantizeLinear(q, s)  y = GRU<hidden_size=4, direction="bidirectional">(x, w, R) }""",
-        weights=QUANTIZED_W,
-        version=RTX,
-        sizes={"S": (1, 5, 9)},
     ),
     "gru in bf16": case("gru-bf16", GRU_TEXT, weights=GRU, precision="bf16", version=RTX),
     "pool dilations": case(

@@ -9,6 +9,7 @@ from html import escape
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from edgekit.report import quantization as plans
 from edgekit.runtime.proof import Check
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ class Report:
     notes: tuple[str, ...] = ()
     next: str = ""
     board: str = ""
+    quantization: Mapping[str, Any] | None = None
+    """What a search or a comparison of precisions measured: sensitivity, candidates, verdict."""
+    blame: str = ""
+    """The layers that kept a search from keeping the limits."""
 
     @property
     def passed(self) -> bool | None:
@@ -54,7 +59,7 @@ class Report:
 
     def told(self) -> dict[str, Any]:
         """As it is written: plain data, `passed` included."""
-        body = {key: value for key, value in asdict(self).items() if key != "checks"}
+        body = {key: value for key, value in asdict(self).items() if key not in ("checks", "blame")}
         checks = [check.told() for check in self.checks]
         return {"schema": SCHEMA, **body, "passed": self.passed, "checks": checks}
 
@@ -77,9 +82,28 @@ def show(report: Report, console: Console) -> None:
             style = "" if check.passed else "bold red"
             table.add_row(check.name, *_row(check), Text(_mark(check)), style=style)
         console.print(table)
+    if report.quantization:
+        _show_rows(plans.sensitivity_rows(report.quantization), console, plans.SHOWN)
+        _show_rows(plans.candidate_rows(report.quantization), console)
     for name, line in lines(report):
         console.print(f"[cyan]{name:<9}[/cyan]", Text(line), highlight=False)
     console.print(_verdict(report))
+
+
+def _show_rows(rows: list[dict[str, str]], console: Console, most: int = 1000) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows[:most]:
+        table.add_row(*map(Text, row.values()))
+    console.print(table)
+    if len(rows) > most:
+        console.print(f"and {len(rows) - most} layers that do less", style="dim")
 
 
 def _title(report: Report) -> str:
@@ -117,6 +141,8 @@ def lines(report: Report) -> list[tuple[str, str]]:
         counted = ", ".join(f"{count} {precision}" for precision, count in report.layers.items())
         who = "engine runs" if report.state == "proved" else "builder made"
         found.append(("layers", f"as the {who} them: {counted}"))
+    if report.quantization:
+        found += plans.lines(report.quantization)
     found += [("note", note) for note in report.notes]
     if report.timings_s:
         spent = ", ".join(f"{step} {seconds:.1f}" for step, seconds in report.timings_s.items())
@@ -202,6 +228,8 @@ def html(report: Report) -> str:
         parts.append(f"<h2>Checks</h2><table>{head}{rows}</table>")
     if report.latency:
         parts.append(f"<h2>Latency</h2><table>{_html_latency(report.latency)}</table>")
+    if report.quantization:
+        parts += _html_quantization(report.quantization)
     facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(line)}</dd>" for name, line in lines(report))
     parts.append(f"<h2>Measured</h2><dl>{facts}</dl>")
     parts += [
@@ -216,6 +244,23 @@ def html(report: Report) -> str:
         body="\n".join(parts),
         **{"class": str(report.passed).lower()},
     )
+
+
+def _html_quantization(told: Mapping[str, Any]) -> list[str]:
+    """Which precision to ship, and what each layer does to the output."""
+    parts = [f"<h2>Which precision to ship</h2><p>{escape(told['verdict'])}</p>"]
+    parts.append(f"<table>{_html_rows(plans.candidate_rows(told))}</table>")
+    if picture := plans.picture(told):
+        parts.append(f"<h2>Error at the output when one layer alone is int8</h2>{picture}")
+    return parts
+
+
+def _html_rows(rows: list[dict[str, str]]) -> str:
+    head = "".join(f"<th>{escape(column)}" for column in rows[0])
+    body = "".join(
+        "<tr>" + "".join(f"<td class=n>{escape(cell)}" for cell in row.values()) + "</tr>" for row in rows
+    )
+    return f"<tr>{head}</tr>{body}"
 
 
 def _html_row(check: Check) -> str:
