@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from edgekit.spec import Artifact, Dataset, Progress, Recipe, Search, silent
@@ -89,8 +90,9 @@ class _Hunt:
     def try_floats(self) -> None:
         """The whole network in each floating precision that the target has."""
         for precision in rivals(self.ground.target.PRECISIONS, self.ground.device):
-            if not self._trial(Form(precision=precision), self.ground.graph).runs_here:
-                self.candidates.clear()  # its error would be that of the float32 graph
+            made = self._trial(Form(precision=precision), self.ground.graph)
+            if not made.runs_here:
+                self.candidates.remove(made)  # its error would be that of the float32 graph
                 return
 
     def try_plans(self) -> None:
@@ -186,15 +188,14 @@ class _Hunt:
         plan = {name: "fp32" if name in floats else "int8" for name in self.ground.layers}
         quantized = tuple(name for name, precision in plan.items() if precision == "int8")
         form = Form(precision="int8", quantized=quantized, method=method, rest=rest)
-        path = self.ground.scratch / f"graph{len(self.candidates)}.onnx"
+        path = self.ground.scratch / f"plan{len(self.candidates)}.onnx"
         return self._trial(form, self.ground.quantized(plan, method, path))
 
     def _trial(self, form: Form, graph: Artifact) -> Candidate:
         if form.precision != "int8" or any(one.form.precision == "int8" for one in self.candidates):
             self.deadline.spend(f"trying {form.name}")  # the first int8 engine is always made
         ground = self.ground
-        folder = ground.scratch / f"candidate{len(self.candidates)}"
-        folder.mkdir()
+        folder = Path(mkdtemp(prefix="candidate-", dir=ground.scratch))
         made = build(ground.network, graph, ground.recipe, form, folder, ground.judge)
         self.candidates.append(made)
         LOG.info("tried %s", made.line())

@@ -19,6 +19,7 @@ from edgekit.steps.prove import Trial, count_layers, reference_session, spread
 
 FEW = 32
 TIMED = 8
+BLOCKS = 3
 
 
 def worth(
@@ -41,7 +42,8 @@ def worth(
         folder = scratch / precision
         folder.mkdir()
         found.append(build(trial.network, graph, trial.recipe, Form(precision=precision), folder, judge))
-    times = race({one.form.name: one.folder for one in found}, spread(trial, TIMED), scratch, trial.progress)
+    folders = {one.form.name: one.folder for one in found}
+    times = race(folders, spread(trial, TIMED), scratch, trial.progress, BLOCKS)
     found = [replace(one, p50_ms=round(times[one.form.name], 4)) for one in found]
     return {
         "judged_on": judge.count,

@@ -59,7 +59,7 @@ SERIES = ("--input", "x=float32[batch:1..8,time:4..60,12]")
 FRAGILE = ("nets:by_time", *SERIES, "--calibration", "by_time.npz")
 UNEVEN = ("nets:by_feature", *SERIES, "--calibration", "by_feature.npz")
 SMALL = ("nets:small", "--input", "x=float32[batch:1..4,3,8,8]", "--calibration", "pictures.npz")
-QUICK = ("--set", "search.seconds=20")
+QUICK = ("--set", "search.seconds=10")
 
 
 @pytest.fixture(scope="module")
@@ -279,3 +279,16 @@ def test_interrupting_a_search_keeps_the_best_so_far(place: Path) -> None:
     report = json.loads(out)
     assert report["quantization"]["interrupted"] is True
     assert read_manifest(place / "cut").passed is False
+
+
+def test_a_target_that_cannot_run_here_is_judged_by_its_graph(edgekit: Cli, tmp_path: Path) -> None:
+    """TensorRT computes recurrent layers in float, so that no plan for it says int8 of one."""
+    ran = edgekit(
+        "quantize", "crnn_small", "--max-error", "5%", "-t", "tensorrt", *QUICK, "--json", cwd=tmp_path
+    )
+    assert ran.code == 5, ran.err
+    report = ran.json
+    assert (report["state"], report["passed"], report["precision"]) == ("deferred", None, "int8")
+    assert not any("LSTM" in layer for layer in report["plan"])
+    assert "not verified here" in report["quantization"]["verdict"]
+    assert all(row["p50_ms"] is None for row in report["quantization"]["candidates"])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from edgekit.steps._search.candidate import Candidate
 
-BLOCKS = 4
+BLOCKS = 6
 BLOCK_S = 0.15
 CALLS = (5, 40)
 NOISE = 0.03
@@ -30,6 +30,7 @@ def race(
     feeds: Sequence[Mapping[str, np.ndarray]],
     scratch: Path,
     progress: Progress = silent,
+    blocks: int = BLOCKS,
 ) -> dict[str, float]:
     """The median milliseconds of a call, for the engine in each folder, at batch 1 on `feeds`.
 
@@ -47,7 +48,7 @@ def race(
             worker.ready()
         calls = _calls(next(iter(workers.values())))
         turns: dict[str, Any] = {name: worker.block for name, worker in workers.items()}
-        times = alternate(turns, BLOCKS, calls, lambda done, total: progress("timing in turns", done, total))
+        times = alternate(turns, blocks, calls, lambda done, total: progress("timing in turns", done, total))
         for worker in workers.values():
             worker.close()
     return {name: median(found) for name, found in times.items()}
