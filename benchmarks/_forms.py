@@ -71,7 +71,8 @@ def _preprocessed(folder: Path, out: Path) -> Path:
 
     made = out.with_suffix(".pre.onnx")
     try:
-        quant_pre_process(folder / "float.onnx", made)
+        with chdir(out.parent):  # it leaves files in the current folder
+            quant_pre_process(folder / "float.onnx", made)
     except Exception:  # noqa: BLE001  it raises bare Exceptions; without it is how most people quantize
         return folder / "float.onnx"
     return made

@@ -26,6 +26,7 @@ CALIBRATION, HELD_OUT = 24, 12
 """Samples of a network that brings none: 36 different sentences are what the shortest source has."""
 MOST = 256
 """Samples of a split of a built-in network."""
+SEARCH_S = 40
 SERIES = """
 import torch
 import torch.nn as nn
@@ -96,7 +97,8 @@ class Prepared:
 def recipe_of(subject: Subject, target: str) -> Recipe:
     """The int8 recipe; the current folder is the network's."""
     own = {"calibration": "calibration", "network": {"inputs": list(subject.inputs)}} if subject.feeds else {}
-    return pipeline.load(subject.model, target=target, precision="int8", max_error=0.05, **own)  # type: ignore[arg-type]
+    said: dict[str, Any] = {"target": target, "precision": "int8", "max_error": 0.05, **own}
+    return pipeline.load(subject.model, overrides=[f"search.seconds={SEARCH_S}"], **said)
 
 
 def prepare(subject: Subject, folder: Path) -> Prepared:
