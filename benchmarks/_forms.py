@@ -1,6 +1,8 @@
 """One network in one form: made, and run on the held-out samples, in a process that may crash alone.
 
-    python -m benchmarks._forms FORM NETWORK FOLDER OUT
+    python -m benchmarks._forms FORM NETWORK SCRATCH SECONDS
+
+The network lies prepared in SCRATCH/NETWORK, what is made goes to SCRATCH/FORM.
 
 A peer gets what its documentation's first example gives it: the float graph and the calibration samples.
 """
@@ -167,26 +169,26 @@ def _tensors(folder: Path) -> Iterator[tuple[TensorSpec, ...]]:
         )
 
 
-def _searched(form: Form, network: str, folder: Path, out: Path) -> Mapping[str, Any]:
+def _searched(form: Form, network: str, seconds: float, out: Path) -> Mapping[str, Any]:
     """What `edgekit compile NETWORK --precision int8 --max-error 5%` makes, but for its proof."""
     from benchmarks._networks import SUBJECTS, recipe_of
     from edgekit import pipeline
 
     out.mkdir()
-    with chdir(folder):
-        _, report = pipeline.make(recipe_of(SUBJECTS[network], form.engine), out, proofs=())
+    with chdir(out.parent / network):
+        _, report = pipeline.make(recipe_of(SUBJECTS[network], form.engine, seconds), out, proofs=())
     told = report.quantization or {}
     return {"verdict": told.get("verdict", ""), "blame": report.blame, "plan": dict(report.plan)}
 
 
 def main() -> int:
     """Make it, run it, and leave outputs and what is told of it beside it; an error is told too."""
-    name, network, folder, out = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
-    form = FORMS[name]
+    name, network, scratch, seconds = sys.argv[1:]
+    form, folder, out = FORMS[name], Path(scratch, network), Path(scratch, name)
     told: dict[str, Any] = {}
     try:
         if form.ours:
-            told.update(_searched(form, network, folder, out))
+            told.update(_searched(form, network, float(seconds), out))
         else:
             _peer(form, folder, out)
         feeds, _ = load_pairs(folder / "held_out.npz")

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the networks are those of `tests`
 
 from benchmarks._forms import ENGINES, FORMS, Form  # noqa: E402
-from benchmarks._networks import SUBJECTS, NotBroughtError, Prepared, prepare  # noqa: E402
+from benchmarks._networks import SEARCH_S, SUBJECTS, NotBroughtError, Prepared, prepare  # noqa: E402
 from edgekit.runtime.engines import usable_cores  # noqa: E402
 from edgekit.runtime.errors import EdgekitError  # noqa: E402
 from edgekit.runtime.proof import Parity, load_pairs, save_pairs  # noqa: E402
@@ -87,6 +87,9 @@ def main() -> int:
         "networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(SUBJECTS)}; default all"
     )
     parser.add_argument("--target", action="append", choices=ENGINES)
+    parser.add_argument(
+        "--seconds", type=float, default=SEARCH_S, help="of edgekit's search; default %(default)s"
+    )
     told = parser.parse_args()
     if strange := [name for name in told.networks if name not in SUBJECTS]:
         parser.error(f"there is no network {strange[0]!r}: {', '.join(SUBJECTS)}")
@@ -95,7 +98,7 @@ def main() -> int:
     for name in told.networks or SUBJECTS:
         try:
             with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
-                rows = measured(name, told.target or ENGINES, Path(scratch))
+                rows = measured(name, told.target or ENGINES, told.seconds, Path(scratch))
         except NotBroughtError as error:
             print(f"| {name} | not measured: {error} |", flush=True)
             continue
@@ -127,22 +130,22 @@ def _version(package: str) -> str:
         return ""
 
 
-def measured(name: str, targets: Sequence[str], scratch: Path) -> list[Row]:
+def measured(name: str, targets: Sequence[str], seconds: float, scratch: Path) -> list[Row]:
     """Every form of one network on these engines, made, held against the reference and timed."""
     folder = scratch / name
     folder.mkdir()
     network = prepare(SUBJECTS[name], folder)
-    rows = [judged(row, network) for row in all_made(name, targets, folder, scratch)]
+    rows = [judged(row, network) for row in all_made(name, targets, seconds, scratch)]
     race([row for row in rows if not row.refused], network, scratch)
     return rows
 
 
-def all_made(network: str, targets: Sequence[str], folder: Path, scratch: Path) -> list[Row]:
+def all_made(network: str, targets: Sequence[str], seconds: float, scratch: Path) -> list[Row]:
     """The forms on these engines: peers side by side, edgekit's alone, because its search times engines."""
     wanted = [form for form, what in FORMS.items() if what.engine in targets]
 
     def make(form: str) -> Row:
-        return made(form, network, folder, scratch / form)
+        return made(form, network, seconds, scratch)
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         peers = [form for form in wanted if not FORMS[form].ours]
@@ -150,13 +153,13 @@ def all_made(network: str, targets: Sequence[str], folder: Path, scratch: Path) 
     return [found[form] if form in found else make(form) for form in wanted]
 
 
-def made(form: str, network: str, folder: Path, out: Path) -> Row:
+def made(form: str, network: str, seconds: float, scratch: Path) -> Row:
     """Make one form in a process of its own; its crash is the row's reason."""
-    what = FORMS[form]
+    what, out = FORMS[form], scratch / form
     if what.needs and find_spec(what.needs) is None:
         missing = f"{what.needs} is not installed: pip install -c constraints.txt -e '.[bench]'"
         return Row(form=what, folder=out, told={"error": missing})
-    command = [sys.executable, "-m", "benchmarks._forms", form, network, str(folder), str(out)]
+    command = [sys.executable, "-m", "benchmarks._forms", form, network, str(scratch), str(seconds)]
     try:
         done = subprocess.run(
             command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False, timeout=LIMIT_S

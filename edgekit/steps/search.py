@@ -68,11 +68,13 @@ def search(
         hunt.try_plans()
         hunt.time()
     except TimeIsUp:
+        hunt.cut = f"in {len(hunt.candidates)} trials and {hunt.deadline.limits.seconds:g} s"
         hunt.time()
     except KeyboardInterrupt:
         if not any(one.form.precision == "int8" for one in hunt.candidates):
             raise
         hunt.interrupted = True
+        hunt.cut = "before it was interrupted"
     return hunt.settled()
 
 
@@ -86,6 +88,7 @@ class _Hunt:
         self.errors: dict[str, float] = {}
         self.cured: dict[str, str] = {}
         self.interrupted = False
+        self.cut = ""
 
     def try_floats(self) -> None:
         """The whole network in each floating precision that the target has."""
@@ -254,7 +257,7 @@ class _Hunt:
             "interrupted": self.interrupted,
             "sensitivity": [self._row(name, best) for name in self.errors],
             "candidates": [{**one.told(), "chosen": one is best} for one in self.candidates],
-            "verdict": sentence(self.candidates, best),
+            "verdict": sentence(self.candidates, best, self.cut),
         }
 
     def _row(self, name: str, best: Candidate) -> dict[str, Any]:

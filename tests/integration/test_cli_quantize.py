@@ -89,7 +89,7 @@ def error_of(ran: Ran) -> float:
     return float(next(check["value"] for check in ran.json["checks"] if check["name"] == "parity.rel_l2"))
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("target", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_plain_int8_breaks_the_fragile_network_and_the_budget_finds_its_layer(
     edgekit: Cli, place: Path, target: str
 ) -> None:
@@ -116,6 +116,7 @@ def test_plain_int8_breaks_the_fragile_network_and_the_budget_finds_its_layer(
     assert "<svg" in page
 
 
+@pytest.mark.slow
 def test_features_of_different_ranges_are_brought_to_one_before_the_layer_that_they_break(
     edgekit: Cli, place: Path
 ) -> None:
@@ -136,6 +137,7 @@ def test_features_of_different_ranges_are_brought_to_one_before_the_layer_that_t
     assert again.json["plan"]["first/LSTM"] == "int8"
 
 
+@pytest.mark.slow
 def test_quantize_ships_the_fastest_of_all_precisions(edgekit: Cli, place: Path) -> None:
     ran = edgekit(
         "quantize", *FRAGILE, "--max-error", "5%", "--target", "onnxruntime", *QUICK, "--json", cwd=place
@@ -185,6 +187,7 @@ def test_a_plan_is_written_edited_and_given_again(edgekit: Cli, place: Path) -> 
     assert graphs[0] == graphs[1]
 
 
+@pytest.mark.slow
 def test_a_module_in_a_plan_stands_for_its_layers(edgekit: Cli, place: Path) -> None:
     plan = write(place / "module.json", {"0": "fp32"})
     ran = edgekit(
@@ -203,9 +206,7 @@ def test_a_module_in_a_plan_stands_for_its_layers(edgekit: Cli, place: Path) -> 
     ("plan", "target", "code", "said"),
     [
         ({"3/Gemmm": "int8"}, "openvino", 2, "unknown layer '3/Gemmm'"),
-        ({"0": "int9"}, "openvino", 2, "'int9'"),
         ({"0": "bf16"}, "onnxruntime", 4, "onnxruntime computes in fp32"),
-        ({"0": "fp32", "3": "bf16"}, "openvino", 4, "in one"),
         ({"0": "fp32", "3": "fp32"}, "openvino", 4, "no layer"),
         (None, "openvino", 6, "does not exist"),
     ],
@@ -247,6 +248,7 @@ def test_a_bad_budget_or_bad_samples_are_refused_in_a_sentence(
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.slow
 def test_labels_part_into_samples_to_choose_by_and_samples_to_prove_on(edgekit: Cli, place: Path) -> None:
     ran = edgekit(
         "quantize", *SMALL, "--data", "pictures.npz", "--metric", "accuracy", "--max-drop", "5%",

@@ -242,10 +242,8 @@ STRANGERS = (
 )  # fmt: skip
 QUICK = {
     ("audio", "openvino", "fp32"),
-    ("stepper", "openvino", "int8"),
     ("encoder", "onnxruntime", "fp32"),
     ("detector", "onnxruntime", "int8"),
-    ("classifier", "openvino", "int8"),
 }
 """Each engine and precision where it says most; the others are slow."""
 

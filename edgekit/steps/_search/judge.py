@@ -10,7 +10,7 @@ from edgekit.runtime.proof import Check, Parity
 from edgekit.runtime.session import Session
 from edgekit.spec import Dataset, Progress, Recipe, silent
 from edgekit.steps.load import Network, feeds_of
-from edgekit.steps.prove import answers_of, batches, largest_batch, limits_of, told_scores
+from edgekit.steps.prove import answers_of, batches, grid, largest_batch, limits_of, told_scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Feeds = Mapping[str, "np.ndarray"]
 Infer = Callable[[Feeds], Mapping[str, "np.ndarray"]]
 
+SIZES = 12
+"""Combinations of sizes that a plan is judged at, of those in the report's grid."""
 MARGIN = 0.95
 """What of a limit a plan may use up on the samples it is chosen by: other samples differ a little."""
 
@@ -80,6 +82,9 @@ class Judge:
             if network.task is not None:
                 self._answers += answers_of(network, expected, len(group))
             progress("the reference on samples held back", len(self._targets), len(data))
+        sizes = list(grid(network, data, reference.manifest))
+        some = sizes[:: max(len(sizes) // SIZES, 1)]
+        self._grid: list[tuple[Feeds, Feeds]] = [(feed, reference.infer(feed)) for feed in some]
 
     @property
     def judged(self) -> bool:
@@ -95,13 +100,20 @@ class Judge:
             difference.add(expected, outputs)
             if self.judged:
                 found += answers_of(self._network, outputs, count)
-        checks = difference.checks(self._limits)
+        checks = [*difference.checks(self._limits), *self._other_sizes(infer)]
         if not self.judged:
             return Verdict(rel_l2=difference.rel_l2, checks=tuple(checks))
         drop = self._metric(found)
         return Verdict(
             rel_l2=difference.rel_l2, checks=(*checks, Check("accuracy.drop", drop, self._drop)), drop=drop
         )
+
+    def _other_sizes(self, infer: Infer) -> list[Check]:
+        """The report is held to its limits at sizes that no sample has, so a plan must be too."""
+        found = Parity()
+        for feed, expected in self._grid:
+            found.add(expected, infer(feed))
+        return found.checks(self._limits, "parity.grid", answers=False)
 
     def _metric(self, found: list[Any]) -> float:
         task = self._network.task

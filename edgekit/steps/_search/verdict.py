@@ -27,15 +27,18 @@ def chosen(candidates: Sequence[Candidate], any_precision: bool) -> Candidate:
     return min(timed, key=_milliseconds)
 
 
-def sentence(candidates: Sequence[Candidate], best: Candidate) -> str:
-    """Is int8 worth it? In one line, with the numbers that say so."""
+def sentence(candidates: Sequence[Candidate], best: Candidate, cut: str = "") -> str:
+    """Is int8 worth it? In one line, with the numbers that say so. `cut` is what ended a search early."""
     keeping = [one for one in candidates if one.keeps]
     floats = [one for one in keeping if one.form.precision != "int8" and one.p50_ms is not None]
     int8 = [one for one in keeping if one.form.precision == "int8"]
     timed = [one for one in int8 if one.p50_ms is not None]
     if not int8:
         kept = f": ship {_told(min(floats, key=_milliseconds))}" if floats else ", and no float form either"
-        return f"no int8 plan keeps the limits{kept}"
+        none = (
+            f"no int8 plan that keeps the limits was found {cut}" if cut else "no int8 plan keeps the limits"
+        )
+        return f"{none}{kept}"
     if not best.runs_here:
         return f"{best.form.name} keeps the limits as a graph; the engine cannot run here: not verified here"
     if not timed or not floats:
