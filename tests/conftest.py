@@ -67,7 +67,7 @@ def edgekit() -> Cli:
             text=True,
             timeout=600,
             cwd=cwd,
-            env={**os.environ, **environment},
+            env={**os.environ, "EDGEKIT_QUICK_TIMING": "1", **environment},
         )
         return Ran(done.returncode, done.stdout, done.stderr)
 

@@ -167,7 +167,7 @@ def agrees(boxes: list[dict[str, Any]]) -> None:
         assert box["score"] > 0.9
 
 
-@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("target", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["detector", "chosen"])
 def test_boxes_are_told_in_pixels_of_the_image(
     name: str, target: str, made: Made, place: Path, edgekit: Cli
@@ -191,7 +191,7 @@ def test_one_line_a_box(made: Made, place: Path, edgekit: Cli) -> None:
     assert both.out.splitlines() == [f"street.png\t{line}" for line in 2 * ran.out.splitlines()]
 
 
-@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("target", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.slow)])
 def test_a_graph_that_suppresses_inside_hands_out_what_it_chose_from(target: str, made: Made) -> None:
     bundle = made("chosen", target)
     manifest = read_manifest(bundle)

@@ -50,11 +50,9 @@ FORMS = (
 )
 QUICK = {
     ("shapeless", "openvino", "int8"),
-    ("opset11", "openvino", "fp32"),
     ("half", "onnxruntime", "fp32"),
     ("qdq_default", "openvino", "int8"),
     ("qdq_uint8", "openvino", "int8"),
-    ("qdq_symmetric", "openvino", "fp32"),
     ("qoperator", "onnxruntime", "int8"),
     ("qoperator", "openvino", "int8"),
     ("dynamic", "openvino", "fp32"),

@@ -95,7 +95,7 @@ def test_a_factory_with_what_it_takes(edgekit: Cli, place: Path) -> None:
     assert checked.code == 0, checked.err
 
 
-@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("target", [pytest.param("openvino", marks=pytest.mark.slow), "onnxruntime"])
 def test_int8_with_data_and_metric_of_the_users_own(edgekit: Cli, place: Path, target: str) -> None:
     ran = edgekit(
         "compile", "nets:make", "--target", target, "--precision", "int8", "--calibration", "feeds",

@@ -163,6 +163,7 @@ def test_a_budget_that_nothing_keeps_is_exit_1_with_the_layers_to_blame(edgekit:
     assert "first/LSTM of module first" in ran.json["next"]
 
 
+@pytest.mark.slow
 def test_a_plan_is_written_edited_and_given_again(edgekit: Cli, place: Path) -> None:
     said = ("compile", *SMALL, "--target", "openvino", "--precision", "int8", "--json")
     first = edgekit(*said, "--output", "first", cwd=place)
