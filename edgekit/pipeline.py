@@ -129,7 +129,9 @@ def _limits(
     if max_drop is not None:
         limits = replace(limits, max_drop=max_drop)
     if max_error is not None:
-        limits = replace(limits, rel_l2={**limits.rel_l2, precision: max_error})
+        # What int8 is compared with, or gives way to, has to keep the same promise.
+        held = PRECISIONS if precision == "int8" else (precision,)
+        limits = replace(limits, rel_l2={**limits.rel_l2, **dict.fromkeys(held, max_error)})
     return replace(limits, outputs={**limits.outputs, **max_errors})
 
 
@@ -202,7 +204,7 @@ def make(
                 told = worth(trial, float_graph, work, manifest, Path(scratch))
     notes = (*network.notes, *export_notes(graph), *quantized.notes, *build.notes)
     report = _report(recipe, manifest, proof, clock.seconds, notes)
-    return manifest, replace(report, quantization=told, blame=quantized.blame)
+    return manifest, replace(report, quantization=told or None, blame=quantized.blame)
 
 
 def _prove(trial: Trial, work: Path, manifest: Manifest, proofs: Sequence[str]) -> tuple[Manifest, Proof]:

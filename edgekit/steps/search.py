@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -64,17 +65,14 @@ def search(
     """
     hunt = _Hunt(Ground(network, graph, recipe, scratch, progress), recipe.search or Search())
     try:
-        hunt.try_floats()
-        hunt.try_plans()
-        hunt.time()
-    except TimeIsUp:
-        hunt.cut = f"in {len(hunt.candidates)} trials and {hunt.deadline.limits.seconds:g} s"
+        for attempt in (hunt.try_floats, hunt.try_plans):
+            with suppress(TimeIsUp):
+                attempt()
         hunt.time()
     except KeyboardInterrupt:
         if not any(one.form.precision == "int8" for one in hunt.candidates):
             raise
         hunt.interrupted = True
-        hunt.cut = "before it was interrupted"
     return hunt.settled()
 
 
@@ -88,7 +86,6 @@ class _Hunt:
         self.errors: dict[str, float] = {}
         self.cured: dict[str, str] = {}
         self.interrupted = False
-        self.cut = ""
 
     def try_floats(self) -> None:
         """The whole network in each floating precision that the target has."""
@@ -214,7 +211,14 @@ class _Hunt:
         feeds = [feeds_of(self.ground.network, data[index]) for index in range(0, len(data), step)][:TIMED]
         folders = {str(index): self.candidates[index].folder for index in timed}
         for name, p50 in race(folders, feeds, self.ground.scratch, self.ground.progress).items():
-            self.candidates[int(name)] = replace(self.candidates[int(name)], p50_ms=round(p50, 4))
+            self.candidates[int(name)] = replace(self.candidates[int(name)], p50_ms=p50)
+
+    def _cut(self) -> str:
+        """What ended the search before it was done; empty: nothing."""
+        if self.interrupted:
+            return "before it was interrupted"
+        limits = self.deadline.limits
+        return f"in {limits.trials} trials and {limits.seconds:g} s" if self.deadline.over else ""
 
     def settled(self) -> Found:
         """The choice, and what was found out on the way to it."""
@@ -257,7 +261,7 @@ class _Hunt:
             "interrupted": self.interrupted,
             "sensitivity": [self._row(name, best) for name in self.errors],
             "candidates": [{**one.told(), "chosen": one is best} for one in self.candidates],
-            "verdict": sentence(self.candidates, best, self.cut),
+            "verdict": sentence(self.candidates, best, self._cut()),
         }
 
     def _row(self, name: str, best: Candidate) -> dict[str, Any]:

@@ -25,11 +25,7 @@ BLOCKS = 3
 def worth(
     trial: Trial, graph: Artifact, work: Path, manifest: Manifest, scratch: Path
 ) -> dict[str, Any] | None:
-    """What the report says of it; None when the target has no floating precision. `graph` is the float one.
-
-    Raises:
-        UnsupportedError: the target does not take the float graph.
-    """
+    """What the report says of it; None when the target has no float precision. `graph` is the float one."""
     target, _ = target_of(trial.recipe.target, trial.recipe.board, trial.recipe.device, "int8")
     floats = rivals(target.PRECISIONS, manifest.device)
     if not floats:
@@ -42,9 +38,9 @@ def worth(
         folder = scratch / precision
         folder.mkdir()
         found.append(build(trial.network, graph, trial.recipe, Form(precision=precision), folder, judge))
-    folders = {one.form.name: one.folder for one in found}
+    folders = {one.form.name: one.folder for one in found if not one.refusal}
     times = race(folders, spread(trial, TIMED), scratch, trial.progress, BLOCKS)
-    found = [replace(one, p50_ms=round(times[one.form.name], 4)) for one in found]
+    found = [replace(one, p50_ms=times.get(one.form.name)) for one in found]
     return {
         "judged_on": judge.count,
         "candidates": [{**one.told(), "chosen": one.form.precision == "int8"} for one in found],

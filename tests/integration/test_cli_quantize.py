@@ -295,3 +295,27 @@ def test_a_target_that_cannot_run_here_is_judged_by_its_graph(edgekit: Cli, tmp_
     assert not any("LSTM" in layer for layer in report["plan"])
     assert "not verified here" in report["quantization"]["verdict"]
     assert all(row["p50_ms"] is None for row in report["quantization"]["candidates"])
+
+
+def test_the_first_int8_engine_is_made_however_little_may_be_spent(edgekit: Cli, place: Path) -> None:
+    """One trial is gone with the first floating precision, and OpenVINO has two."""
+    ran = edgekit(
+        "compile", *SMALL, "--max-error", "7%", "-t", "openvino", "-p", "int8", "--set", "search.trials=1",
+        "--output", "hasty", "--json", cwd=place,
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    rows = ran.json["quantization"]["candidates"]
+    assert [row["precision"] for row in rows] == ["fp32", "int8"]
+    assert [row["chosen"] for row in rows] == [False, True]
+
+
+def test_what_int8_gives_way_to_keeps_the_same_promise(edgekit: Cli, place: Path) -> None:
+    """fp32 would have its own limit otherwise, and a loose budget would not let bf16 through."""
+    ran = edgekit(
+        "quantize", *SMALL, "--max-error", "0.05%", "-t", "onnxruntime", *QUICK, "--json", cwd=place
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert ran.json["precision"] == "fp32"
+    limits = {check["name"]: check["limit"] for check in ran.json["checks"]}
+    assert limits["parity.rel_l2"] == limits["parity.grid.rel_l2"] == 0.0005
+    assert ran.json["quantization"]["verdict"].startswith("no int8 plan keeps the limits: ship fp32")

@@ -116,7 +116,7 @@ def _built(
     if made.deferred:
         return _foretold(graph, manifest, form, folder, judge)
     with Session(manifest, open_runner(folder, manifest)) as session:
-        verdict = judge(session.infer)
+        verdict = judge(session.infer, form.precision)
         layers = count_layers(session)
     return Candidate(form=form, graph=graph, folder=folder, verdict=verdict, layers=layers)
 
@@ -124,6 +124,6 @@ def _built(
 def _foretold(graph: Artifact, manifest: Manifest, form: Form, folder: Path, judge: Judge) -> Candidate:
     """An engine that cannot run here is judged by its canonical graph, as ONNX Runtime computes it."""
     with Session(manifest, GraphRunner(graph.path)) as session:
-        verdict = judge(session.infer)
+        verdict = judge(session.infer, form.precision)
     layers = {"int8": len(form.quantized)} if form.quantized else {}
     return Candidate(form=form, graph=graph, folder=folder, verdict=verdict, layers=layers, runs_here=False)

@@ -20,6 +20,8 @@ class Deadline:
     progress: Progress
     start: float = field(default_factory=time.monotonic)
     trials: int = 0
+    over: bool = False
+    """Whether a trial was refused."""
 
     @property
     def left(self) -> float:
@@ -33,6 +35,7 @@ class Deadline:
             TimeIsUp: there was none left, or no time.
         """
         if self.trials >= self.limits.trials or self.left <= 0:
+            self.over = True
             raise TimeIsUp
         self.trials += 1
         self.say(what)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.runtime.proof import Check, Parity
@@ -69,7 +69,7 @@ class Judge:
     def __init__(
         self, network: Network, recipe: Recipe, data: Dataset, reference: Session, progress: Progress = silent
     ) -> None:
-        self._network, self._limits, self._drop = network, limits_of(recipe), recipe.limits.max_drop
+        self._network, self._recipe = network, recipe
         self._pairs: list[tuple[Feeds, Feeds, int]] = []
         self._answers: list[Any] = []
         self._targets: list[Any] = []
@@ -91,8 +91,9 @@ class Judge:
         """Whether there is a metric and something to measure it by."""
         return self._network.task is not None and self._targets[0] is not None
 
-    def __call__(self, infer: Infer) -> Verdict:
-        """What `infer` comes to on all samples."""
+    def __call__(self, infer: Infer, precision: str = "int8") -> Verdict:
+        """What `infer` comes to on all samples, against the limits of its precision."""
+        limits = limits_of(replace(self._recipe, precision=precision))
         difference = Parity(self._network.labels)
         found: list[Any] = []
         for feed, expected, count in self._pairs:
@@ -100,20 +101,22 @@ class Judge:
             difference.add(expected, outputs)
             if self.judged:
                 found += answers_of(self._network, outputs, count)
-        checks = [*difference.checks(self._limits), *self._other_sizes(infer)]
+        checks = [*difference.checks(limits), *self._other_sizes(infer, limits)]
         if not self.judged:
             return Verdict(rel_l2=difference.rel_l2, checks=tuple(checks))
         drop = self._metric(found)
         return Verdict(
-            rel_l2=difference.rel_l2, checks=(*checks, Check("accuracy.drop", drop, self._drop)), drop=drop
+            rel_l2=difference.rel_l2,
+            checks=(*checks, Check("accuracy.drop", drop, self._recipe.limits.max_drop)),
+            drop=drop,
         )
 
-    def _other_sizes(self, infer: Infer) -> list[Check]:
+    def _other_sizes(self, infer: Infer, limits: Mapping[str, float]) -> list[Check]:
         """The report is held to its limits at sizes that no sample has, so a plan must be too."""
         found = Parity()
         for feed, expected in self._grid:
             found.add(expected, infer(feed))
-        return found.checks(self._limits, "parity.grid", answers=False)
+        return found.checks(limits, "parity.grid", answers=False)
 
     def _metric(self, found: list[Any]) -> float:
         task = self._network.task

@@ -51,7 +51,7 @@ def race(
         times = alternate(turns, blocks, calls, lambda done, total: progress("timing in turns", done, total))
         for worker in workers.values():
             worker.close()
-    return {name: median(found) for name, found in times.items()}
+    return {name: round(median(found), 4) for name, found in times.items()}
 
 
 def rivals(precisions: Sequence[str], device: str) -> list[str]:
