@@ -232,9 +232,15 @@ class Dataset(Protocol):
 
 
 class ModelPlugin(Protocol):
-    """`models/x.py`. `states` is optional: absent means that the network has none."""
+    """`models/x.py`.
+
+    `TINY` are the options of the same network at its smallest, every part of it there: what tests
+    build, export and compile. `states` is optional: absent means that the network has none. So is
+    `detection(options)`, which says how a detector's outputs become boxes.
+    """
 
     TASK: str
+    TINY: Any
     Options: type[Any]
 
     def build(self, options: Any, /) -> torch.nn.Module: ...
@@ -247,7 +253,9 @@ class TaskPlugin(Protocol):
     """`tasks/x.py`: the loss to train with and the metric to judge by.
 
     `scores` gives one number per sample; the metric is their mean. That is what lets the drop
-    between reference and engine be judged in pairs.
+    between reference and engine be judged in pairs. Where a metric is one of the whole set, as mAP
+    is, `metric(answers, targets)` gives it in place of the mean. `answers` are what
+    `runtime.decode.answers` makes of the outputs, by the decoder that `DECODER` names.
     """
 
     METRIC: str
@@ -264,12 +272,14 @@ class DataPlugin(Protocol):
     """`data/x.py`: splits `train`, `validation`, `calibration` and `test`.
 
     What is in `test` is never seen in another split; calibration is drawn from what training sees.
+    `preprocess` is None where the input is no image. `read(place, options)` is optional: the dataset
+    in a user's own folder or file; without it labelled images are read.
     """
 
     Options: type[Any]
     SOURCES: tuple[Source, ...]
 
-    def preprocess(self, options: Any, /) -> Preprocess: ...
+    def preprocess(self, options: Any, /) -> Preprocess | None: ...
     def labels(self, options: Any, /) -> Labels: ...
     def load(self, split: str, options: Any, cache: Path, /) -> Dataset: ...
 

@@ -34,6 +34,9 @@ class Options:
             raise ValueError("height and width must be at least 4, channels and classes at least 1")
 
 
+TINY = Options(height=8, width=8, channels=1, classes=3)
+
+
 class CNN(nn.Module):
     """See the module's docstring for shapes."""
 

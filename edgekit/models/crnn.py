@@ -43,6 +43,9 @@ class Options:
             raise ValueError("classes must be at least 2, channels and hidden at least 1")
 
 
+TINY = Options(classes=5, hidden=8)
+
+
 class CRNN(nn.Module):
     """Text lines of any width. See the module's docstring for shapes."""
 

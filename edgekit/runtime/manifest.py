@@ -93,8 +93,9 @@ class Preprocess:
 class Labels:
     """What the numbers mean: `values[i]` is class i, or character i of a CTC alphabet.
 
-    `decoder` names a function of `runtime/decode.py`: `argmax`, or `ctc`, whose index 0 is the
-    blank (`values[0]` is then the empty string); `boxes` means that the manifest has a `Detection`.
+    `decoder` names a function of `runtime/decode.py`: `argmax`; `binary`, one logit for the second of
+    two values; or `ctc`, whose index 0 is the blank (`values[0]` is then the empty string). `boxes`
+    means that the manifest has a `Detection`.
     """
 
     values: Tuple[str, ...]

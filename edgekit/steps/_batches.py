@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.runtime.decode import decode
-from edgekit.runtime.manifest import Labels
+from edgekit.runtime.decode import answers
+from edgekit.runtime.manifest import Detection, Labels, TensorSpec
 from edgekit.spec import Dataset, Sample, TaskPlugin
 
 if TYPE_CHECKING:
@@ -41,10 +42,31 @@ def gather(dataset: Dataset, workers: int = 0) -> list[Sample]:
     return [sample for part in _loader(stream, BATCH_OF_EQUALS, list, workers) for sample in part]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a network's outputs are read: what they are called, the labels, and for a detector its boxes."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    labels: Labels
+    detection: Detection | None = None
+
+    def __call__(self, outputs: Sequence[np.ndarray]) -> list[Any]:
+        """One answer per sample."""
+        named = {spec.name: array for spec, array in zip(self.outputs, outputs, strict=False)}
+        return answers(named, self.labels, self.detection, size_of(self.inputs))
+
+
+def size_of(inputs: Sequence[TensorSpec]) -> tuple[int, int]:
+    """Height and width of the first input where it is an image of fixed size, else zeros."""
+    fixed = [dim for dim in inputs[0].shape[-2:] if isinstance(dim, int)]
+    return (fixed[0], fixed[1]) if len(fixed) == 2 else (0, 0)
+
+
 def evaluate(
-    module: torch.nn.Module, samples: Sequence[Sample], task: TaskPlugin, labels: Labels
-) -> np.ndarray:
-    """The task's score of every sample, in order, computed in float32.
+    module: torch.nn.Module, samples: Sequence[Sample], task: TaskPlugin, reading: Reading
+) -> list[Any]:
+    """The network's answer to every sample, in order, computed in float32.
 
     Only samples of equal shape share a batch, so that nothing is padded that deployment does not pad.
     """
@@ -52,14 +74,15 @@ def evaluate(
 
     module.eval()
     device = next(module.parameters()).device
-    scores = np.zeros(len(samples))
+    found: list[Any] = [None] * len(samples)
     for indices in _equals(samples):
-        inputs, targets = task.collate([samples[index] for index in indices])
+        inputs, _ = task.collate([samples[index] for index in indices])
         with torch.inference_mode():
             outputs = module(*(torch.from_numpy(array).to(device) for array in inputs))
-        first = outputs[0] if isinstance(outputs, tuple) else outputs
-        scores[indices] = task.scores(decode(first.float().cpu().numpy(), labels), targets)
-    return scores
+        told = outputs if isinstance(outputs, tuple) else (outputs,)
+        for index, answer in zip(indices, reading([one.float().cpu().numpy() for one in told]), strict=True):
+            found[index] = answer
+    return found
 
 
 def _equals(samples: Sequence[Sample]) -> Iterator[list[int]]:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgekit.runtime.errors import BadFileError, HardwareError, UsageError
-from edgekit.runtime.manifest import Labels
 from edgekit.spec import Dataset, Sample, TaskPlugin
-from edgekit.steps._batches import Batch, batches, evaluate, gather
+from edgekit.steps import _metric
+from edgekit.steps._batches import Batch, Reading, batches, evaluate, gather
 from edgekit.steps._weights import read_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Job:
 
     module: torch.nn.Module
     task: TaskPlugin
-    labels: Labels
+    reading: Reading
     train: Dataset
     validation: Dataset
     options: TrainOptions
@@ -138,7 +138,7 @@ class Fitting:
         with _autocast(self.device, options.bf16):
             outputs = self.module(*(torch.from_numpy(array).to(self.device) for array in inputs))
         loss = self.job.task.loss(
-            outputs if isinstance(outputs, tuple) else (outputs,), targets, self.job.labels
+            outputs if isinstance(outputs, tuple) else (outputs,), targets, self.job.reading.labels
         )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -155,7 +155,8 @@ class Fitting:
         self.loss = loss if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * loss
 
     def _validate(self, samples: Sequence[Sample]) -> None:
-        self.metric = float(evaluate(self.module, samples, self.job.task, self.job.labels).mean())
+        found = evaluate(self.module, samples, self.job.task, self.job.reading)
+        self.metric = _metric.value(self.job.task, found, [sample.target for sample in samples])
         if self.metric >= self.best_metric:
             self.best_metric = self.metric
             self.best = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}

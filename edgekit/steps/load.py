@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit import cache, registry
 from edgekit import recipe as recipes
 from edgekit.data._array_checks import batch_axis
 from edgekit.runtime.errors import BadFileError, UsageError
 from edgekit.runtime.manifest import Detection, Labels, Preprocess, State, TensorSpec, sha256_of, with_states
-from edgekit.spec import Dataset, Recipe, Sample, TaskPlugin
+from edgekit.spec import DataPlugin, Dataset, ModelPlugin, Recipe, Sample, TaskPlugin
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,12 +105,13 @@ def describe(recipe: Recipe, module: torch.nn.Module, weights_sha256: str) -> Ne
     options = recipes.options_of(model, recipe.model)
     data = registry.load("data", recipe.data.name)
     data_options = recipes.options_of(data, recipe.data)
-    labels = data.labels(data_options)
-    outputs = model.outputs(options)
-    if outputs[0].shape[-1] != len(labels.values):
+    task = registry.load("task", recipe.task.name)
+    labels = labels_of(task, data, data_options)
+    outputs, detection = model.outputs(options), detection_of(model, options)
+    classes = _classes(outputs, labels, detection)
+    if classes != len(labels.values):
         raise UsageError(
-            f"{recipe.model.name} tells {outputs[0].shape[-1]} classes apart, {recipe.data.name} has "
-            f"{len(labels.values)}",
+            f"{recipe.model.name} tells {classes} classes apart, {recipe.data.name} has {len(labels.values)}",
             f"set model.options.classes to {len(labels.values)}",
         )
     states = model.states(options) if recipe.export.states and hasattr(model, "states") else ()
@@ -123,9 +124,30 @@ def describe(recipe: Recipe, module: torch.nn.Module, weights_sha256: str) -> Ne
         states=states,
         preprocess=data.preprocess(data_options),
         labels=labels,
-        task=registry.load("task", recipe.task.name),
+        task=task,
         weights_sha256=weights_sha256,
+        detection=detection,
     )
+
+
+def labels_of(task: TaskPlugin, data: DataPlugin, options: Any) -> Labels:
+    """The data's labels, read by the task's decoder."""
+    return replace(data.labels(options), decoder=task.DECODER)
+
+
+def detection_of(model: ModelPlugin, options: Any) -> Detection | None:
+    """How a detector's outputs become boxes; None for another network."""
+    return model.detection(options) if hasattr(model, "detection") else None
+
+
+def _classes(outputs: Sequence[TensorSpec], labels: Labels, detection: Detection | None) -> int | str:
+    """How many classes the outputs tell apart."""
+    if labels.decoder == "binary":
+        return 2 if outputs[0].shape[-1] == 1 else outputs[0].shape[-1]
+    if detection is None:
+        return outputs[0].shape[-1]
+    scores = next(spec for spec in outputs if spec.name == (detection.scores or detection.boxes))
+    return scores.shape[-2 if detection.layout == "columns" else -1]
 
 
 def samples(recipe: Recipe, split: str, network: Network) -> Dataset:
@@ -137,11 +159,21 @@ def samples(recipe: Recipe, split: str, network: Network) -> Dataset:
     plugin = registry.load("data", recipe.data.name)
     options = recipes.options_of(plugin, recipe.data)
     if split in recipe.folders:
-        from edgekit.data._folder import load_folder
-
-        return load_folder(recipe.folders[split], plugin.preprocess(options), plugin.labels(options))
+        return _read(plugin, recipe.folders[split], options, network)
     found: Dataset = plugin.load(split, options, cache.folder())
     return found
+
+
+def _read(plugin: DataPlugin, place: Path, options: Any, network: Network) -> Dataset:
+    """A user's own data, by the data set's own reader, or else a folder of labelled images."""
+    from edgekit.data._folder import load_folder
+
+    if hasattr(plugin, "read"):
+        own: Dataset = plugin.read(place, options)
+        return own
+    if network.preprocess is None or network.labels is None:
+        raise UsageError(f"{place}: this data set cannot be read from a folder", "leave --data out")
+    return load_folder(place, network.preprocess, network.labels)
 
 
 def feeds_of(network: Network, *group: Sample) -> dict[str, np.ndarray]:

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgekit import recipe as recipes
 from edgekit.data._array_checks import batch_axis
-from edgekit.runtime.decode import decode
+from edgekit.runtime.decode import answers as read_answers
 from edgekit.runtime.engines import EngineOptions, Runner
 from edgekit.runtime.manifest import Manifest, TensorSpec, with_states
-from edgekit.runtime.proof import Check, Parity, paired_drop, save_pairs, summary
+from edgekit.runtime.proof import Check, Parity, save_pairs, summary
 from edgekit.runtime.session import Session
 from edgekit.runtime.timing import Worker, alternate
 from edgekit.spec import Dataset, Progress, Recipe, Sample, TaskPlugin, silent
+from edgekit.steps import _metric
+from edgekit.steps._batches import size_of
 from edgekit.steps.load import Network, feeds_of, sizes_of
 
 if TYPE_CHECKING:
@@ -226,7 +228,8 @@ def answers_of(network: Network, outputs: Feeds, count: int) -> list[Any]:
 
     if isinstance(network.task, OwnTask):
         return network.task.split(outputs, count, network.outputs)
-    return decode(outputs[network.outputs[0].name], required(network.labels))
+    in_order = {spec.name: outputs[spec.name] for spec in network.outputs}
+    return read_answers(in_order, required(network.labels), network.detection, size_of(network.inputs))
 
 
 def required(value: T | None) -> T:
@@ -239,18 +242,18 @@ def required(value: T | None) -> T:
 def told_scores(
     task: TaskPlugin | OwnTask, answers: Mapping[str, list[Any]], targets: list[Any]
 ) -> dict[str, Any]:
-    before = task.scores(answers["reference"], targets)
-    after = task.scores(answers["target"], targets)
-    drop, low, high = paired_drop(before, after)
+    before, after = answers["reference"], answers["target"]
+    scores = [task.scores(found, targets) for found in (before, after)]
+    drop, low, high = _metric.drop(task, before, after, targets)
     return {
         "metric": task.METRIC,
-        "reference": float(before.mean()),
-        "target": float(after.mean()),
+        "reference": _metric.value(task, before, targets),
+        "target": _metric.value(task, after, targets),
         "drop": drop,
         "drop_interval": [low, high],
         "significant": not low <= 0 <= high,
         "samples": len(targets),
-        "share": bool(min(before.min(), after.min()) >= 0 and max(before.max(), after.max()) <= 1),
+        "share": all(bool(one.min() >= 0 and one.max() <= 1) for one in scores),
     }
 
 

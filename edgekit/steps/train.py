@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgekit import cache, registry
 from edgekit import recipe as recipes
 from edgekit.runtime.errors import UsageError
-from edgekit.runtime.manifest import Labels, sha256_of
-from edgekit.spec import Artifact, DataPlugin, ModelPlugin, Recipe, TaskPlugin
-from edgekit.steps._batches import evaluate, gather
+from edgekit.runtime.manifest import sha256_of
+from edgekit.spec import Artifact, DataPlugin, ModelPlugin, Recipe, Sample, TaskPlugin
+from edgekit.steps import _metric
+from edgekit.steps._batches import Reading, evaluate, gather
 from edgekit.steps._fitting import Fitting, Job, TrainOptions, TrainProgress, key_of
 from edgekit.steps._weights import load_weights, save_weights, write_whole
+from edgekit.steps.load import detection_of, labels_of
 
 if TYPE_CHECKING:
     import torch
@@ -75,17 +75,17 @@ def _trained(plan: _Plan, out: Path, progress: Callable[[TrainProgress], None], 
     recipe, started = plan.recipe, time.perf_counter()
     module = _fresh(plan)
     checkpoint = out / f"{recipe.name}.checkpoint.safetensors"
-    labels = plan.data.labels(plan.data_options)
-    job = _job(plan, module, labels, checkpoint)
+    reading = _reading(plan)
+    job = _job(plan, module, reading, checkpoint)
     best = Fitting(job, progress).run()
     samples = gather(plan.data.load("test", plan.data_options, cache.folder()), plan.options.workers)
-    scores = evaluate(module, samples, plan.task, labels)
+    answers = evaluate(module, samples, plan.task, reading)
     seconds = time.perf_counter() - started
     weights = out / f"{recipe.name}.safetensors"
     save_weights(module, weights)
     made_by = _provenance(plan, command or f"edgekit train {recipe.name} --seed {recipe.seed}", seconds)
     made_by |= {
-        "scores": _scores(plan.task, best, len(job.validation), scores),
+        "scores": _scores(plan.task, best, len(job.validation), answers, samples),
         "input": _inputs(plan),
         "parameters": _size(module),
         "sha256": sha256_of(weights),
@@ -134,11 +134,20 @@ def _fresh(plan: _Plan) -> torch.nn.Module:
     return plan.model.build(plan.model_options)
 
 
-def _job(plan: _Plan, module: torch.nn.Module, labels: Labels, checkpoint: Path) -> Job:
+def _reading(plan: _Plan) -> Reading:
+    return Reading(
+        inputs=plan.model.inputs(plan.model_options),
+        outputs=plan.model.outputs(plan.model_options),
+        labels=labels_of(plan.task, plan.data, plan.data_options),
+        detection=detection_of(plan.model, plan.model_options),
+    )
+
+
+def _job(plan: _Plan, module: torch.nn.Module, reading: Reading, checkpoint: Path) -> Job:
     return Job(
         module=module,
         task=plan.task,
-        labels=labels,
+        reading=reading,
         train=plan.data.load("train", plan.data_options, cache.folder()),
         validation=plan.data.load("validation", plan.data_options, cache.folder()),
         options=plan.options,
@@ -174,11 +183,19 @@ def _provenance(plan: _Plan, command: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def _scores(task: TaskPlugin, validation: float, validated: int, test: np.ndarray) -> dict[str, Any]:
+def _scores(
+    task: TaskPlugin, validation: float, validated: int, answers: Sequence[Any], test: Sequence[Sample]
+) -> dict[str, Any]:
+    targets = [sample.target for sample in test]
+    low, high = _metric.interval(task, answers, targets)
     return {
         "metric": task.METRIC,
         "validation": {"value": round(validation, 6), "n": validated},
-        "test": {"value": round(float(test.mean()), 6), "n": len(test)},
+        "test": {
+            "value": round(_metric.value(task, answers, targets), 6),
+            "interval": [round(max(low, 0.0), 4), round(min(high, 1.0), 4)],
+            "n": len(test),
+        },
     }
 
 

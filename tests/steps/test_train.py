@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -154,12 +153,14 @@ def test_scores_keep_the_order_of_the_samples() -> None:
     data = digits.load("validation", digits.Options(), Path())
     module = cnn.build(cnn.Options(**NETWORK))
     samples = _batches.gather(data)
-    scores = _batches.evaluate(module, samples, classify, digits.labels(digits.Options()))
-    alone = [
-        _batches.evaluate(module, [sample], classify, digits.labels(digits.Options()))[0]
-        for sample in samples[:20]
-    ]
-    np.testing.assert_array_equal(scores[:20], alone)
+    reading = _batches.Reading(
+        inputs=cnn.inputs(cnn.Options(**NETWORK)),
+        outputs=cnn.outputs(cnn.Options(**NETWORK)),
+        labels=digits.labels(digits.Options()),
+    )
+    answers = _batches.evaluate(module, samples, classify, reading)
+    alone = [_batches.evaluate(module, [sample], classify, reading)[0] for sample in samples[:20]]
+    assert answers[:20] == alone
 
 
 def test_threads_are_those_asked_for_and_given_back(tmp_path: Path) -> None:
