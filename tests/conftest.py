@@ -60,12 +60,12 @@ def _no_handler_left_behind() -> Iterator[None]:
 def edgekit() -> Cli:
     """`edgekit ARGUMENTS` as a user runs it."""
 
-    def run(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> Ran:
+    def run(*arguments: str | Path, cwd: Path | None = None, seconds: float = 600, **environment: str) -> Ran:
         done = subprocess.run(
             [sys.executable, "-m", "edgekit", *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=seconds,
             cwd=cwd,
             env={**os.environ, "EDGEKIT_QUICK_TIMING": "1", **environment},
         )
