@@ -443,7 +443,7 @@ def run_(
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
 ) -> int:
-    """Run a bundle on images, or on named arrays, and print what it says."""
+    """Run a bundle on images, sequences or named arrays, and print what it says."""
     from edgekit import pipeline
 
     output.answers(pipeline.run(bundle, inputs, device), json, many=len(inputs) > 1)

@@ -12,9 +12,10 @@ import numpy as np
 from .decode import decode
 from .detection import decode_boxes, named
 from .engines import EngineOptions, Runner, load_engine
-from .errors import BadFileError, HardwareError, UsageError
+from .errors import BadFileError, HardwareError
 from .manifest import Manifest, read_manifest, verify
 from .preprocess import prepare, read_image, to_image
+from .sequence_file import fed_sequence
 
 HOST_CODE = "EDGEKIT_HOST_CODE"
 """Set to 1 by who trusts a bundle: a version-compatible plan carries machine code of its own."""
@@ -76,15 +77,18 @@ class Session:
         """What the network says of one image: the text it reads, the class it sees, of a detector the
         list of each `Box` in pixels of the image; without labels the outputs by name.
 
-        `image` is a file, or uint8 of shape (height, width) or (height, width, 3).
+        `image` is a file, or uint8 of shape (height, width) or (height, width, 3). Where the network takes
+        sequences it is a `.csv` or `.npy` with one row a step, or an array (time, features).
 
         Raises:
             BadFileError: the file is no image, or the outputs are not what the bundle says of them.
-            UsageError: the bundle's network does not take images.
+            UsageError: the bundle's network takes neither images nor sequences.
         """
         preprocess, labels = self.manifest.preprocess, self.manifest.labels
         if preprocess is None:
-            raise UsageError("this bundle says nothing of images", "use infer() with named arrays")
+            fed = fed_sequence(image, self.manifest.inputs)
+            outputs = self.infer({self.manifest.inputs[0].name: fed})
+            return outputs if labels is None else decode(outputs[self.manifest.outputs[0].name], labels)[0]
         pixels = read_image(Path(image)) if isinstance(image, (str, Path)) else image
         fed = prepare(pixels, preprocess)
         outputs = self.infer({self.manifest.inputs[0].name: fed})

@@ -1,0 +1,42 @@
+"""One of two labels per input: binary cross entropy to train with, accuracy to judge by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.runtime.manifest import Labels
+from edgekit.spec import Sample
+
+if TYPE_CHECKING:
+    import torch
+
+METRIC = "accuracy"
+DECODER = "binary"
+
+
+def collate(samples: Sequence[Sample]) -> tuple[tuple[np.ndarray, ...], list[Any]]:
+    """Stack samples of equal shape, input by input: (batch, ...) each, and their labels."""
+    inputs = zip(*(sample.inputs for sample in samples), strict=True)
+    return tuple(np.stack(arrays) for arrays in inputs), [sample.target for sample in samples]
+
+
+def loss(outputs: Sequence[torch.Tensor], targets: list[Any], labels: Labels) -> torch.Tensor:
+    """Binary cross entropy of the sigmoid, mean over the batch.
+
+    Args:
+        outputs: logits (batch, 1) first; the sigmoid is the chance of the second label.
+        targets: label strings of `labels.values`.
+    """
+    import torch
+
+    logits = outputs[0].float()[:, 0]
+    second = torch.tensor([float(labels.values.index(target)) for target in targets], device=logits.device)
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits, second)
+
+
+def scores(answers: Sequence[Any], targets: Sequence[Any]) -> np.ndarray:
+    """1.0 where the answer is the label, else 0.0: (samples,) float64."""
+    return np.array([answer == target for answer, target in zip(answers, targets, strict=True)], np.float64)
