@@ -212,6 +212,20 @@ class Sample:
     states: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Objects:
+    """What is to be seen in one image: a detector's `Sample.target`.
+
+    `boxes` are corners x1, y1, x2, y2 in pixels of the network's input, (k, 4) float32, `classes` the
+    places of their names among the labels, (k,) int64. Where `ignored`, (k,) bool, is true the object is
+    one that need not be found, as a crowd is, and finding it is no fault.
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    ignored: np.ndarray
+
+
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 

@@ -22,7 +22,7 @@ from edgekit.exporting import export_onnx
 from edgekit.quantization import ptq
 from edgekit.runtime.engines import EngineOptions, load_engine
 from edgekit.runtime.manifest import Labels, State, TensorSpec, with_states
-from edgekit.spec import Shapes
+from edgekit.spec import Objects, Shapes
 
 MODELS = registry.names("model")
 STEPS = 12
@@ -97,6 +97,10 @@ def labels_of(plugin: ModuleType, decoder: str) -> Labels:
 
 def targets_of(decoder: str, labels: Labels, member_inputs: tuple[TensorSpec, ...]) -> list[Any]:
     """Something to learn for a batch of noise."""
+    if decoder == "boxes":
+        height, width = (int(size) for size in member_inputs[0].shape[-2:])
+        whole, none = np.array([[0, 0, width, height]], np.float32), np.zeros(1, bool)
+        return [Objects(whole, np.array([index % len(labels.values)]), none) for index in range(BATCH)]
     if decoder == "ctc":
         return [labels.values[1 + index % (len(labels.values) - 1)] for index in range(BATCH)]
     return [labels.values[index % len(labels.values)] for index in range(BATCH)]

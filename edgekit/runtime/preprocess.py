@@ -68,6 +68,19 @@ def to_image(boxes: np.ndarray, preprocess: Preprocess, height: int, width: int)
     return np.asarray(np.clip((boxes - offset) * scale, 0, [width, height] * 2), np.float32)
 
 
+def to_input(boxes: np.ndarray, preprocess: Preprocess, height: int, width: int) -> np.ndarray:
+    """Boxes in pixels of an image, in pixels of the input that `prepare` makes of it: `to_image` back.
+
+    Args:
+        boxes: corners x1, y1, x2, y2, (..., 4); what lies outside the image is cut off.
+        height, width: of that image.
+    """
+    inner_height, inner_width, top, left = _placed(height, width, preprocess)
+    scale = np.array([inner_width / width, inner_height / height] * 2, np.float32)
+    offset = np.array([left, top] * 2, np.float32)
+    return np.asarray(np.clip(boxes, 0, [width, height] * 2) * scale + offset, np.float32)
+
+
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize (channels, h, w) float32 with the antialiased linear (triangle) filter.
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from edgekit.runtime.proof import Check, Parity
 from edgekit.runtime.session import Session
 from edgekit.spec import Dataset, Progress, Recipe, silent
+from edgekit.steps import _metric
 from edgekit.steps.load import Network, feeds_of
-from edgekit.steps.prove import answers_of, batches, grid, largest_batch, limits_of, told_scores
+from edgekit.steps.prove import answers_of, batches, grid, largest_batch, limits_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,7 +105,7 @@ class Judge:
         checks = [*difference.checks(limits), *self._other_sizes(infer, limits)]
         if not self.judged:
             return Verdict(rel_l2=difference.rel_l2, checks=tuple(checks))
-        drop = self._metric(found)
+        drop = self._lost(found)
         return Verdict(
             rel_l2=difference.rel_l2,
             checks=(*checks, Check("accuracy.drop", drop, self._recipe.limits.max_drop)),
@@ -118,9 +119,9 @@ class Judge:
             found.add(expected, infer(feed))
         return found.checks(limits, "parity.grid", answers=False)
 
-    def _metric(self, found: list[Any]) -> float:
+    def _lost(self, found: list[Any]) -> float:
         task = self._network.task
         if task is None:
             raise TypeError("a metric without a task")
-        told = told_scores(task, {"reference": self._answers, "target": found}, self._targets)
-        return float(told["drop"])
+        before, after = (_metric.value(task, said, self._targets) for said in (self._answers, found))
+        return before - after
