@@ -16,10 +16,15 @@ if TYPE_CHECKING:
 
 PICKLE_MARKS = (b"PK\x03\x04", b"\x80")
 NAMED = 4
+COUNTER = ".num_batches_tracked"
+"""A number that only training looks at; files made before PyTorch 0.4.1 do not have it."""
 
 
 def load_weights(module: torch.nn.Module, path: Path) -> None:
     """Put the weights of a file into a module.
+
+    The batches that a batch norm has counted may be missing. A module with `current_key` says what it
+    calls a tensor that older files call otherwise.
 
     Args:
         path: `.safetensors`, or `.pt`/`.pth` with a state dict (or a dict with `state_dict` in it).
@@ -28,11 +33,12 @@ def load_weights(module: torch.nn.Module, path: Path) -> None:
         BadFileError: missing, truncated, a pickle that holds more than tensors, of another
             architecture, or with values that are not finite.
     """
-    tensors = read_tensors(path)
+    current = getattr(module, "current_key", str)
+    tensors = {current(name): tensor for name, tensor in read_tensors(path).items()}
     _check_kind(tensors, path)
     _check_architecture(module.state_dict(), tensors, path)
     _check_finite(tensors, path)
-    module.load_state_dict(dict(tensors))
+    module.load_state_dict(tensors, strict=False)
 
 
 def _check_kind(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -149,7 +155,7 @@ def _check_architecture(
     wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], path: Path
 ) -> None:
     faults = [
-        _listed("missing", [name for name in wanted if name not in found]),
+        _listed("missing", [name for name in wanted if name not in found and not name.endswith(COUNTER)]),
         _listed("unexpected", sorted(name for name in found if name not in wanted)),
         _listed(
             "of another shape",

@@ -66,16 +66,29 @@ def test_a_pickle_called_safetensors_is_named(tmp_path: Path) -> None:
         load_weights(network(), tmp_path / "w.safetensors")
 
 
+def test_the_counters_of_batch_norms_may_be_missing(tmp_path: Path) -> None:
+    """Files made before PyTorch 0.4.1 do not have them."""
+    made, loaded = network(), network()
+    old = {name: tensor for name, tensor in made.state_dict().items() if "batches" not in name}
+    assert len(old) == len(made.state_dict()) - 1
+    torch.save(old, tmp_path / "w.pt")
+    load_weights(loaded, tmp_path / "w.pt")
+    assert torch.equal(made[0].weight, loaded[0].weight)
+
+
 def test_another_architecture_is_told_by_its_names(tmp_path: Path) -> None:
     save_weights(
         torch.nn.Sequential(torch.nn.Conv2d(1, 5, 3), torch.nn.Identity(), torch.nn.Linear(2, 2)),
         tmp_path / "w.safetensors",
     )
     with pytest.raises(BadFileError) as caught:
-        load_weights(network(), tmp_path / "w.safetensors")
+        load_weights(
+            torch.nn.Sequential(*network(), torch.nn.ReLU(), torch.nn.Linear(2, 2)),
+            tmp_path / "w.safetensors",
+        )
     message = caught.value.message
     assert "missing: 1.weight" in message
-    assert "and 1 more" in message
+    assert "and 2 more" in message
     assert "unexpected: 2.bias, 2.weight" in message
     assert "0.weight (5, 1, 3, 3) instead of (3, 1, 3, 3)" in message
 
