@@ -48,6 +48,8 @@ class Parts:
     """By tensor: the magnitude that code 127 stands for."""
     bias_correction: bool
     equalization: bool
+    levels: int
+    """The largest code of a weight."""
 
     def bounds(self, tensor: str) -> tuple[float, float]:
         """The range of a tensor, clipped where its int8 is."""
@@ -57,10 +59,10 @@ class Parts:
     def codes(self, layer: Layer) -> Codes:
         """The weight of a layer as int8 codes and their scale."""
         name = layer.node.input[1]
-        key = ("codes", name, layer.axis)
+        key = ("codes", name, layer.axis, self.levels)
         if key not in self.measured.kept:
             weight = floats(self.wiring.constants[name])
-            self.measured.kept[key] = quantized_weight(weight, layer.axis)
+            self.measured.kept[key] = quantized_weight(weight, layer.axis, self.levels)
         codes: Codes = self.measured.kept[key]
         return codes
 
@@ -75,7 +77,7 @@ class Parts:
         """The corrected bias of a layer; None where it stays as it is."""
         if not self.bias_correction:
             return None
-        key = ("bias", layer.node.name)
+        key = ("bias", layer.node.name, self.levels)
         if key not in self.measured.kept:
             error = self.rounded(layer) - floats(self.wiring.constants[layer.node.input[1]])
             mean = self.measured.tallies[layer.node.input[0]].means[channel_axis(layer.node)]
@@ -92,10 +94,11 @@ class Parts:
             factors = floats(next(each for each in graph.initializer if each.name == factors_of(node)))
             largest = float((tally.peaks[-1] * factors).max())
         if node.op_type == "GRU":
-            quantize_gru(graph, node, largest)
+            quantize_gru(graph, node, largest, self.levels)
             node.metadata_props.add(key=WRITTEN_OUT, value="GRU")
         else:
-            quantize_lstm(graph, node, largest, self.measured.largest(steps) if steps else None)
+            hidden = self.measured.largest(steps) if steps else None
+            quantize_lstm(graph, node, largest, hidden, self.levels)
         return largest
 
 
@@ -129,7 +132,8 @@ def apply(parts: Parts, chosen: Possible) -> None:
         note(node, HIGH, high)
     weights = [_stored(parts, layer) for layer in chosen.layers]
     wiring.graph.node.extend({node.name: node for node in weights}.values())
-    quantize_bodies(wiring.graph, [layer.node.name for layer in chosen.inner], parts.largest, parts.bounds)
+    inner = [layer.node.name for layer in chosen.inner]
+    quantize_bodies(wiring.graph, inner, parts.largest, parts.bounds, parts.levels)
     tidy(wiring.graph)
 
 

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.quantization._placement import CONVOLUTIONS, LAYERS, Wiring, floats
-from edgekit.quantization._qdq import add_constant, quantized_weight
+from edgekit.quantization._qdq import LEVELS, add_constant, quantized_weight
 
 if TYPE_CHECKING:
     import onnx
 
 _FUSED = ("Relu", "Clip")
 _PER_RESULT = ("scan_output_axes", "scan_output_directions")
-_LEVELS = 127
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,11 @@ class Body(Wiring):
         wanted = dict.fromkeys(name for layer in self.described() for name in layer.tensors)
         return {name: self._expose(name) for name in wanted if name in tensors}
 
-    def quantize(self, names: Collection[str], largest: Mapping[str, float]) -> dict[str, onnx.NodeProto]:
-        """Makes those of the layers that are in `names` int8; the QuantizeLinear of each tensor."""
+    def quantize(
+        self, names: Collection[str], largest: Mapping[str, float], levels: int
+    ) -> dict[str, onnx.NodeProto]:
+        """Makes those of the layers that are in `names` int8, codes up to `levels`; the QuantizeLinear of
+        each tensor."""
         chosen = [layer for layer in self.described() if layer.node.name in names]
         if not chosen:
             return {}
@@ -95,7 +97,7 @@ class Body(Wiring):
         for layer in chosen:
             if layer.reads not in given:
                 entries.setdefault(layer.reads, []).append(self._entry(layer))
-        before = {layer.node.output[0]: [self._stored_weight(layer)] for layer in chosen}
+        before = {layer.node.output[0]: [self._stored_weight(layer, levels)] for layer in chosen}
         behind = {self._local(name): self._pair(name, largest[name], entries[name]) for name in entries}
         for name in filter(None, given):
             self._rename_result(self._local(name))
@@ -143,7 +145,7 @@ class Body(Wiring):
 
         tensor, codes, restored = self._local(name), f"{name}/int8", f"{name}/dequantized"
         scale, zero = f"{name}/scale", f"{self.owner.name}/edgekit.int8_zero"
-        add_constant(self.graph, scale, np.array((top or 1.0) / _LEVELS, np.float32))
+        add_constant(self.graph, scale, np.array((top or 1.0) / LEVELS, np.float32))
         add_constant(self.graph, zero, np.zeros((), np.int8))
         for node in readers:
             node.input[:] = [restored if each == tensor else each for each in node.input]
@@ -160,11 +162,11 @@ class Body(Wiring):
             if value.name == tensor:
                 value.name = f"{self._called(tensor)}/dequantized"
 
-    def _stored_weight(self, layer: BodyLayer) -> onnx.NodeProto:
+    def _stored_weight(self, layer: BodyLayer, levels: int) -> onnx.NodeProto:
         from onnx import helper
 
         name = f"{layer.node.name}/weight"
-        codes, scale = quantized_weight(layer.weight, layer.axis)
+        codes, scale = quantized_weight(layer.weight, layer.axis, levels)
         parts = {"int8": codes, "scale": scale, "zero": np.zeros(scale.shape, np.int8)}
         for label, array in parts.items():
             add_constant(self.graph, f"{name}.{label}", array)

@@ -26,13 +26,15 @@ class Measured:
     """What calibration has found: any plan and any calibrator can be had from it without another pass.
 
     `tallies` are by tensor; `shapes` are those of tensors in the sample of median size; `warnings` are
-    sentences for the user. It holds for the graph that it was measured on, and for no other.
+    sentences for the user. It holds for the graph that it was measured on, and for no other. `factors` are
+    those by which outlying channels were made smaller first, by tensor: see `_smooth`.
     """
 
     samples: int
     tallies: Mapping[str, Tally]
     shapes: Mapping[str, tuple[int, ...]]
     warnings: tuple[str, ...] = ()
+    factors: Mapping[str, Array] = field(default_factory=dict)
     kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     """Results that cost time and that every plan has in common."""
 

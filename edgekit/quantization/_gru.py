@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.quantization._qdq import Codes, add_constant, quantized_weight
+from edgekit.quantization._qdq import LEVELS, Codes, add_constant, quantized_weight
 
 if TYPE_CHECKING:
     import onnx
 
 Array = np.ndarray[Any, Any]
-_LEVELS = 127
 _BACKWARD = {"forward": (0,), "reverse": (1,), "bidirectional": (0, 1)}
 _STEP = """
     h{d}_codes = QuantizeLinear(h{d}, h_scale, h_zero)
@@ -53,14 +52,15 @@ def can_be_written_out(node: onnx.NodeProto) -> bool:
 
 
 def write_out(
-    graph: onnx.GraphProto, node: onnx.NodeProto, w: Array, r: Array, bias: Array, largest: float
+    graph: onnx.GraphProto, node: onnx.NodeProto, w: Array, r: Array, bias: Array, largest: float, levels: int
 ) -> None:
     """Turns the GRU into a Scan of the same name, in place, with more nodes before and behind it.
 
     `w` (directions, 3 * hidden, inputs), `r` and `bias` (directions, 6 * hidden) are as in ONNX;
-    `largest` is the largest |X|. h is quantized in steps of 1/127: it stays within -1..1.
+    `largest` is the largest |X|, `levels` the largest code of a weight. h is quantized in steps of 1/127:
+    it stays within -1..1.
     """
-    write = _Writer(graph, node)
+    write = _Writer(graph, node, levels)
     hidden, sides = r.shape[2], range(len(w))
     gates = write.products(w, bias[:, : 3 * hidden], largest)
     starts = write.starts(hidden, len(w))
@@ -81,19 +81,19 @@ def write_out(
 class _Writer:
     """Writes the nodes for one layer; all their names begin with the layer's."""
 
-    def __init__(self, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
-        self._graph, self._node = graph, node
+    def __init__(self, graph: onnx.GraphProto, node: onnx.NodeProto, levels: int) -> None:
+        self._graph, self._node, self._levels = graph, node, levels
         self.before: list[onnx.NodeProto] = []
 
     def products(self, w: Array, bias: Array, largest: float) -> list[str]:
         """For each direction what the inputs of all steps add to the gates."""
-        scales = [self._constant("X.scale", (largest or 1) / _LEVELS, np.float32)]
+        scales = [self._constant("X.scale", (largest or 1) / LEVELS, np.float32)]
         scales.append(self._constant("X.zero", 0, np.int8))
         codes = self._add("QuantizeLinear", [self._node.input[0], *scales], "X.int8")
         x = self._add("DequantizeLinear", [codes, *scales], "X.restored")
         made = []
         for side in range(len(w)):
-            weight = self._weight(f"W{side}", quantized_weight(w[side].T, 1))
+            weight = self._weight(f"W{side}", quantized_weight(w[side].T, 1, self._levels))
             product = self._add("MatMul", [x, weight], f"X{side}.product")
             part = self._constant(f"W{side}.bias", bias[side], np.float32)
             made.append(self._add("Add", [product, part], f"X{side}.gates"))
@@ -137,12 +137,12 @@ class _Writer:
         sides, hidden = range(len(r)), r.shape[2]
         body = parser.parse_graph(_step_text(len(r), hidden))
         values: dict[str, Any] = {
-            "h_scale": np.float32(1 / _LEVELS),
+            "h_scale": np.float32(1 / LEVELS),
             "h_zero": np.int8(0),
             "thirds": np.array([hidden] * 3),
         }
         for side in sides:
-            codes, scale = quantized_weight(r[side].T, 1)
+            codes, scale = quantized_weight(r[side].T, 1, self._levels)
             values |= {f"r{side}": codes, f"r{side}_scale": scale, f"r{side}_bias": bias[side]}
             values[f"r{side}_zero"] = np.zeros(scale.shape, np.int8)
         body.initializer.extend(

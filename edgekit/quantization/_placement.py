@@ -104,6 +104,14 @@ class Wiring:
             tensor = source
         return tensor
 
+    def is_convolved(self, tensor: str) -> bool:
+        """Whether a tensor is, perhaps rearranged, what a convolution gives."""
+        return self.origin(tensor) in self._results
+
+    def is_layer(self, node: onnx.NodeProto) -> bool:
+        """Whether a node is one of `layers`."""
+        return id(node) in self._layer_ids
+
     def is_recurrent(self, node: onnx.NodeProto) -> bool:
         """Whether the node is a recurrent layer, or merely rearranges the input of one."""
         if node.op_type not in _MOVES:

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     import onnx
 
 Codes = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
-_LEVELS = 127
+LEVELS = 127
+"""The largest code."""
+REDUCED = 63
+"""The largest code of a weight where two products of unsigned activations must fit into 16 bits."""
 _ZERO = "edgekit.int8_zero"
 
 
@@ -47,7 +50,7 @@ def pair(
     label = label or tensor
     scale, codes = f"{label}/scale", f"{label}/int8"
     append_constant(graph, _ZERO, np.zeros((), np.int8))
-    append_constant(graph, scale, np.array((top or 1.0) / _LEVELS, np.float32))
+    append_constant(graph, scale, np.array((top or 1.0) / LEVELS, np.float32))
     return [
         helper.make_node("QuantizeLinear", [tensor, scale, _ZERO], [codes], f"{label}/QuantizeLinear"),
         helper.make_node("DequantizeLinear", [codes, scale, _ZERO], [restored], f"{label}/DequantizeLinear"),
@@ -109,12 +112,12 @@ def tidy(graph: onnx.GraphProto) -> None:
     del graph.value_info[:]
 
 
-def quantized_weight(weight: np.ndarray[Any, Any], axis: int | None) -> Codes:
-    """Codes -127..127 and their scale, one per channel of `axis`; a channel of zeros gets scale 1."""
+def quantized_weight(weight: np.ndarray[Any, Any], axis: int | None, levels: int = LEVELS) -> Codes:
+    """Codes -levels..levels and their scale, one per channel of `axis`; a channel of zeros gets scale 1."""
     others = tuple(index for index in range(weight.ndim) if index != axis)
     top = np.abs(weight).max(axis=others, keepdims=True)
-    scale = np.where(top > 0, top / _LEVELS, 1.0).astype(np.float32)
-    codes = np.clip(np.round(weight / scale), -_LEVELS, _LEVELS).astype(np.int8)
+    scale = np.where(top > 0, top / levels, 1.0).astype(np.float32)
+    codes = np.clip(np.round(weight / scale), -levels, levels).astype(np.int8)
     return codes, scale.reshape(() if axis is None else -1)
 
 

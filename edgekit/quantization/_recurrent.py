@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.quantization._gru import can_be_written_out, write_out
-from edgekit.quantization._qdq import add_constant, quantized_weight, stored_weight
+from edgekit.quantization._qdq import LEVELS, add_constant, quantized_weight, stored_weight
 
 if TYPE_CHECKING:
     import onnx
@@ -32,7 +32,11 @@ def gru_candidates(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 
 def quantize_lstm(
-    graph: onnx.GraphProto, node: onnx.NodeProto, input_range: float, hidden_range: float | None = None
+    graph: onnx.GraphProto,
+    node: onnx.NodeProto,
+    input_range: float,
+    hidden_range: float | None = None,
+    levels: int = LEVELS,
 ) -> None:
     """W and R become int8 behind DequantizeLinear, one scale per row of the gates, for all directions.
 
@@ -41,13 +45,15 @@ def quantize_lstm(
     largest |h| there (None: 1, which is never exceeded).
     """
     for index in (1, 2):
-        node.input[index] = _dequantized(graph, node, node.input[index])
+        node.input[index] = _dequantized(graph, node, node.input[index], levels)
     _note(node, INPUT_RANGE, input_range)
     if hidden_range is not None:
         _note(node, HIDDEN_RANGE, hidden_range)
 
 
-def quantize_gru(graph: onnx.GraphProto, node: onnx.NodeProto, input_range: float) -> None:
+def quantize_gru(
+    graph: onnx.GraphProto, node: onnx.NodeProto, input_range: float, levels: int = LEVELS
+) -> None:
     """One of `gru_candidates` becomes a Scan with int8 products, of the same name and module.
 
     `input_range` is the largest |X| on the calibration data. Worth it for large layers only: see
@@ -56,7 +62,7 @@ def quantize_gru(graph: onnx.GraphProto, node: onnx.NodeProto, input_range: floa
     w, r = (_constant(graph, node.input[index]) for index in (1, 2))
     given = node.input[_BIAS] if len(node.input) > _BIAS else ""
     bias = _constant(graph, given) if given else np.zeros((len(w), 2 * w.shape[1]), np.float32)
-    write_out(graph, node, w, r, bias, input_range)
+    write_out(graph, node, w, r, bias, input_range, levels)
 
 
 def equalize(graph: onnx.GraphProto, node: onnx.NodeProto, channel_ranges: Sequence[float]) -> None:
@@ -100,9 +106,9 @@ def _with_constants(graph: onnx.GraphProto, kind: str, places: Sequence[int]) ->
     ]
 
 
-def _dequantized(graph: onnx.GraphProto, node: onnx.NodeProto, name: str) -> str:
+def _dequantized(graph: onnx.GraphProto, node: onnx.NodeProto, name: str, levels: int) -> str:
     """The name of the weight behind DequantizeLinear; layers that share a weight share that."""
-    codes = quantized_weight(_constant(graph, name), _GATES_AXIS)
+    codes = quantized_weight(_constant(graph, name), _GATES_AXIS, levels)
     made = stored_weight(graph, name, _GATES_AXIS, codes)
     if not any(one.name == made.name for one in graph.node):
         _insert_before(graph, node, made)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from edgekit.quantization._body import Body, BodyLayer, constants
-from edgekit.quantization._qdq import note, tidy
+from edgekit.quantization._qdq import LEVELS, note, tidy
 
 if TYPE_CHECKING:
     import onnx
@@ -43,6 +43,7 @@ def quantize_bodies(
     names: Collection[str],
     largest: Mapping[str, float],
     bounds: Callable[[str], tuple[float, float]] | None = None,
+    levels: int = LEVELS,
 ) -> None:
     """Makes the layers `names` of bodies int8, in place.
 
@@ -51,7 +52,7 @@ def quantize_bodies(
     of a layer, the next step included, still reads it in float.
     """
     for body in _bodies(graph):
-        for name, node in body.quantize(names, largest).items():
+        for name, node in body.quantize(names, largest, levels).items():
             for key, value in zip((LOW, HIGH), bounds(name) if bounds else (), strict=False):
                 note(node, key, value)
     tidy(graph)

@@ -189,7 +189,7 @@ def _on_body(parts: Parts, layer: BodyLayer) -> list[onnx.NodeProto]:
     known = parts.wiring.constants
     around = [known[name] for name in reads(layer.owner) if name in known]
     inner = GraphProto(node=[layer.owner], initializer=around)
-    quantize_bodies(inner, [layer.node.name], parts.largest)
+    quantize_bodies(inner, [layer.node.name], parts.largest, levels=parts.levels)
     return list(inner.node)
 
 

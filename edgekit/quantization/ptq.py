@@ -9,7 +9,7 @@ are here, because each target has another way to make the rest of it smaller.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from edgekit.quantization import _candidates
@@ -18,8 +18,10 @@ from edgekit.quantization._bias import channel_axis
 from edgekit.quantization._calibration import Measured, measured
 from edgekit.quantization._candidates import Candidate, Possible, described, planned, possible
 from edgekit.quantization._placement import LAYERS, RECURRENT, Wiring, activations, ranged
+from edgekit.quantization._qdq import LEVELS, REDUCED
 from edgekit.quantization._samples import Feeds, refuse_bad_feeds
 from edgekit.quantization._scan import OWNERS, probe
+from edgekit.quantization._smooth import Factors, smooth, smoothing
 from edgekit.quantization._switches import Switches, switched
 from edgekit.quantization._thresholds import CALIBRATORS
 from edgekit.runtime.errors import UsageError
@@ -35,34 +37,60 @@ class Options:
     """`calibrator` finds the range of each activation; `percentile` belongs to the one of that name.
     `bias_correction` takes the mean of each channel's weight rounding error out of its bias.
     `equalization` brings the features that an int8 LSTM or GRU reads to one range first, and takes that back
-    in its weights: a layer whose features are of very unlike size may bear int8 then."""
+    in its weights: a layer whose features are of very unlike size may bear int8 then. `smooth` does so, as
+    far as it promises to help, with the channels that matrix products read. `reduce_range` gives weights
+    seven bits, for CPUs without VNNI: there two products of eight bits each overflow."""
 
     calibrator: Literal["minmax", "percentile", "mse", "entropy"] = "mse"
     percentile: float = 99.99
     bias_correction: bool = True
     equalization: bool = False
+    smooth: bool = False
+    reduce_range: bool = False
     op_types: tuple[str, ...] = LAYERS
 
 
 def measure(graph: onnx.ModelProto, calibration: Feeds, options: Options) -> Measured:
-    """Run the float graph once on every sample (one feed each, any sizes). Slow; serves every plan.
+    """Run the float graph on every sample (one feed each, any sizes). Slow; serves every plan.
+
+    With `options.smooth` it is run a second time, with its outlying channels smoothed.
 
     Raises:
         UsageError: no samples; an unknown calibrator or operator.
         BadFileError: a sample is not finite or does not fit the inputs; a layer's result is not finite.
     """
-    import onnx
-
     _refuse_bad_options(options)
     refuse_bad_feeds(graph, calibration)
-    probed = onnx.ModelProto()
-    probed.CopyFrom(graph)
+    found = _measured(_copy(graph), calibration)
+    return smoothed(graph, calibration, found) if options.smooth else found
+
+
+def smoothed(graph: onnx.ModelProto, calibration: Feeds, plain: Measured) -> Measured:
+    """What `measure` finds with `smooth`, from what it has found without."""
+    factors = smoothing(Wiring(graph.graph), plain.tallies)
+    if not factors:
+        return plain
+    return replace(_measured(_copy(graph, factors), calibration), warnings=plain.warnings, factors=factors)
+
+
+def _measured(probed: onnx.ModelProto, calibration: Feeds) -> Measured:
+    """Changes `probed`."""
     every = possible(Wiring(probed.graph))
     axes = _wanted(Wiring(probed.graph), every)
     inner = probe(probed.graph, {name for layer in every.inner for name in layer.tensors})
     axes |= {stacked: set() for stacked in inner.values()}
     sized = [node.output[0] for node in every.outer()]
     return measured(probed, axes, sized, calibration).renamed({outer: name for name, outer in inner.items()})
+
+
+def _copy(graph: onnx.ModelProto, factors: Factors | None = None) -> onnx.ModelProto:
+    """The graph, smoothed by `factors`."""
+    import onnx
+
+    made = onnx.ModelProto()
+    made.CopyFrom(graph)
+    smooth(made.graph, factors or {})
+    return made
 
 
 def _wanted(wiring: Wiring, every: Possible) -> dict[str, set[int]]:
@@ -94,11 +122,8 @@ def quantize(
         UsageError: an unknown layer, precision, calibrator or operator.
         UnsupportedError: no layer of the graph, or not one that the plan asks for, can become int8.
     """
-    import onnx
-
     _refuse_bad_options(options)
-    result = onnx.ModelProto()
-    result.CopyFrom(graph)
+    result = _copy(graph, measured.factors)
     wiring = Wiring(result.graph)
     apply(_parts(wiring, measured, options), planned(wiring, plan, options.op_types))
     return result
@@ -112,7 +137,7 @@ def candidates(
     Multiplications are those of the calibration sample of median size; without `measured` those that
     the graph's own shapes give, where a dynamic size counts as 1.
     """
-    wiring = Wiring(graph.graph)
+    wiring = Wiring((_copy(graph, measured.factors) if measured else graph).graph)
     nodes = possible(wiring).outer()
     tensors = [name for node in nodes for name in (node.input[0], node.output[0])]
     shapes = measured.shapes if measured else _candidates.inferred_shapes(graph, tensors)
@@ -121,10 +146,7 @@ def candidates(
 
 def switches(graph: onnx.ModelProto, measured: Measured, options: Options) -> Switches:
     """One float graph in which every candidate can be quantized or not at run time."""
-    import onnx
-
-    result = onnx.ModelProto()
-    result.CopyFrom(graph)
+    result = _copy(graph, measured.factors)
     wiring = Wiring(result.graph)
     return switched(result, _parts(wiring, measured, options), possible(wiring))
 
@@ -150,7 +172,8 @@ def _bodies(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
 
 def _parts(wiring: Wiring, measured: Measured, options: Options) -> Parts:
     largest = measured.thresholds(options.calibrator, options.percentile)
-    return Parts(wiring, measured, largest, options.bias_correction, options.equalization)
+    levels = REDUCED if options.reduce_range else LEVELS
+    return Parts(wiring, measured, largest, options.bias_correction, options.equalization, levels)
 
 
 def _refuse_bad_options(options: Options) -> None:

@@ -9,6 +9,7 @@ from edgekit import boards, cache, registry
 from edgekit.runtime.engines import usable_cores
 from edgekit.runtime.probe import probe_gpus
 from edgekit.spec import PRECISIONS
+from edgekit.steps import _integers
 from edgekit.steps.describe import cpu_name
 
 JETSON_INSTALL = (
@@ -111,6 +112,7 @@ def _release(release: boards.Release) -> str:
 
 def _walk() -> Iterator[tuple[str, str, str]]:
     yield "processor", f"{cpu_name()}, {usable_cores()} cores usable", ""
+    yield "int8 products", *_products()
     yield "cache", *_cache()
     for package, distribution in PACKAGES.items():
         if registry.available(package):
@@ -125,6 +127,14 @@ def _walk() -> Iterator[tuple[str, str, str]]:
     )
     hint = "" if gpus.devices else "--target tensorrt writes a build kit here; the device builds the engine"
     yield "nvidia gpu", named or gpus.reason, hint
+
+
+def _products() -> tuple[str, str]:
+    found = _integers.dot_products()
+    if found is None:
+        return "unknown", ""
+    advice = _integers.ADVICE if _integers.saturates() else ""
+    return ", ".join(found) or "in 16 bits: no VNNI", advice
 
 
 def _advice(package: str) -> str:

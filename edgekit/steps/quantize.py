@@ -15,6 +15,7 @@ from edgekit import recipe as recipes
 from edgekit.runtime.errors import UnsupportedError
 from edgekit.runtime.manifest import sha256_of
 from edgekit.spec import Artifact, Choice, Dataset, Progress, Recipe, silent
+from edgekit.steps import _integers
 from edgekit.steps._calibration import Feeds, feeds_from, fingerprint
 from edgekit.steps._quantized import already_quantized, with_limits
 from edgekit.steps.compile import target_of
@@ -64,9 +65,9 @@ def quantize(
     if recipe.precision != "int8":
         return Quantized(graph=_copied(graph, out), recipe=recipe)
     planned = _planned(graph, recipe)
-    if recipe.search and not recipe.plan:
-        return _searched(network, graph, planned, out, progress)
-    return _by_plan(network, graph, planned, out, progress)
+    make = _searched if recipe.search and not recipe.plan else _by_plan
+    made = make(network, graph, planned, out, progress)
+    return replace(made, notes=(*made.notes, *_integers.warnings(made.recipe)))
 
 
 def _copied(graph: Artifact, out: Path) -> Artifact:

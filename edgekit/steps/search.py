@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgekit.spec import Artifact, Dataset, Progress, Recipe, Search, silent
 from edgekit.steps._calibration import fingerprint
@@ -76,6 +76,18 @@ def search(
     return hunt.settled()
 
 
+class _Tried(NamedTuple):
+    """Options of the method, and how far all layers in int8 miss the limits with them."""
+
+    miss: float
+    method: Options
+    switched: Switched
+
+
+def _miss(tried: _Tried) -> float:
+    return tried.miss
+
+
 class _Hunt:
     """The candidates so far, and what leads to the next one."""
 
@@ -96,8 +108,8 @@ class _Hunt:
                 return
 
     def try_plans(self) -> None:
-        """All layers int8 with the calibrator that does best; then the worst of them go back to float."""
-        method, switched = self._best_calibrator()
+        """All layers int8 with the options that do best; then the worst of them go back to float."""
+        method, switched = self._best_method()
         self.errors = switched.alone(self.ground.progress)
         floats = self._foretold(switched)
         if (cured := self._equalized(method, floats)) is not None:
@@ -106,19 +118,31 @@ class _Hunt:
         for rest in self._useful_rests():
             self._fit(method, rest, floats)
 
-    def _best_calibrator(self) -> tuple[Options, Switched]:
-        """The method's own if all layers in int8 keep the limits, else the one that misses them least."""
+    def _best_method(self) -> tuple[Options, Switched]:
+        """The method's own options if all layers in int8 keep the limits with them; else those of its forms
+        that miss them least: outlying channels smoothed, and the other calibrators."""
         own = str(self.ground.options().calibrator)
-        seconds = SHARE * self.deadline.limits.seconds
-        tried: dict[str, tuple[float, Switched]] = {}
-        for name in (own, *(one for one in CALIBRATORS if one != own)):
-            switched = self.ground.switched({"calibrator": name}, seconds)
-            tried[name] = (switched.miss(self.ground.layers), switched)
-            self.deadline.say(f"calibrating by {name}")
-            if tried[name][0] <= AIM or self.deadline.left < 2 * seconds:
+        best = first = self._missing({"calibrator": own})
+        if first.miss > AIM and self.ground.smoothed is not None:
+            best = min(first, self._missing({"calibrator": own, "smooth": True}), key=_miss)
+        for name in CALIBRATORS:
+            if best.miss <= AIM or self.deadline.left < 2 * self._share:
                 break
-        best = min(tried, key=lambda name: tried[name][0])
-        return {"calibrator": best}, tried[best][1]
+            if name != own:
+                best = min(best, self._missing({**best.method, "calibrator": name}), key=_miss)
+        return best.method, best.switched
+
+    def _missing(self, method: Options) -> _Tried:
+        """What all layers in int8 come to with these options."""
+        smoothed = ", smoothed" if method.get("smooth") else ""
+        self.deadline.say(f"calibrating by {method['calibrator']}{smoothed}")
+        switched = self.ground.switched(method, self._share)
+        return _Tried(switched.miss(self.ground.layers), method, switched)
+
+    @property
+    def _share(self) -> float:
+        """Seconds that the sensitivity of all layers may take."""
+        return SHARE * self.deadline.limits.seconds
 
     def _equalized(self, method: Options, floats: Sequence[str]) -> tuple[Options, Switched] | None:
         """An LSTM that must stay float may bear int8 if the features it reads are brought to one range."""
@@ -126,7 +150,7 @@ class _Hunt:
         if not fragile or "equalization" in method or self.deadline.left <= 0:
             return None
         method = {**method, "equalization": True}
-        switched = self.ground.switched(method, SHARE * self.deadline.limits.seconds)
+        switched = self.ground.switched(method, self._share)
         errors = {name: switched.difference((name,)).rel_l2 for name in fragile}
         if min(errors[name] / self.errors[name] for name in fragile) > GAIN:
             return None
@@ -147,7 +171,7 @@ class _Hunt:
         if count is None or count == len(order):
             return order[:-1]  # one layer stays int8, so that there is something to show
         floats = order[:count]
-        if self.deadline.left < SHARE * self.deadline.limits.seconds:
+        if self.deadline.left < self._share:
             return floats
         needed = set(taken_back(floats, self.ground.costs, keeps))
         return [layer for layer in floats if layer in needed]
@@ -226,6 +250,8 @@ class _Hunt:
         best = chosen(self.candidates, any_precision=self.deadline.limits.any_precision)
         kept = any(one.keeps and one.form.precision == "int8" for one in self.candidates)
         cures = [said for name, said in self.cured.items() if name in best.form.quantized]
+        if best.form.method.get("smooth"):
+            cures.append(_smoothing(len(ground.smoothed.factors)))
         made_by = {
             "method": recipe.quantization.name,
             "samples": len(ground.feeds),
@@ -285,4 +311,11 @@ def _cure(layer: str, before: float, after: float) -> str:
     return (
         f"{layer}: the features it reads are brought to one range, which takes its error in int8 from "
         f"{100 * before:.2g}% to {100 * after:.2g}%"
+    )
+
+
+def _smoothing(tensors: int) -> str:
+    return (
+        f"outlying channels of {tensors} tensors are moved into the weights of the matrix products that read "
+        "them (SmoothQuant), so that these bear int8"
     )

@@ -137,3 +137,23 @@ def test_a_pretrained_network_is_proved_or_the_check_that_failed_is_named(
     if precision == "int8":
         assert report["layers"].get("int8", 0) >= 1 or "layers.int8" in failed
         assert sum(each == "int8" for each in report["plan"].values()) == network.int8_layers
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+def test_a_transformer_bears_int8_once_its_outlying_channels_are_smoothed(
+    edgekit: Cli, tmp_path: Path, target: str
+) -> None:
+    """With plain int8 only half of its 36 layers keep the budget."""
+    network = NETWORKS["minilm"]
+    network.fetch(tmp_path)
+    inputs.write(network.feeds(tmp_path, 24), tmp_path / "feeds")
+    told = [word for text in network.inputs for word in ("--input", text)]
+    ran = edgekit(
+        "compile", network.model, *told, "--calibration", "feeds", "--max-error", "5%", "--precision", "int8",
+        "--target", target, "--json", cwd=tmp_path,
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    chosen = next(row for row in ran.json["quantization"]["candidates"] if row["chosen"])
+    assert chosen["method"]["smooth"] is True
+    assert chosen["layers"]["int8"] >= 27
+    assert any("SmoothQuant" in note for note in ran.json["notes"])

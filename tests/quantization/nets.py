@@ -20,6 +20,7 @@ from tests.exporting.networks import IMAGE, SERIES, Scanned, SeriesTagger, line_
 
 Array = np.ndarray[Any, Any]
 Feed = dict[str, Array]
+WIDTH = 24
 
 
 class Convolutions(nn.Module):
@@ -81,6 +82,34 @@ class Forecaster(nn.Module):
         return steps
 
 
+class Outliers(nn.Module):
+    """A transformer's block whose normalization makes two channels a hundred times as large as the others.
+
+    `first` alone reads the normalization, `last` the ReLU of `first`; `out` reads a residual stream too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inward = nn.Linear(6, WIDTH)
+        self.norm, self.end = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.first, self.last = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+        self.out = nn.Linear(WIDTH, 5)
+        with torch.no_grad():
+            for norm in (self.norm, self.end):
+                norm.weight[[3, 17]] *= 100
+            self.first.weight[:, [3, 17]] /= 100
+            self.first.weight[[0, 7]] *= 100
+            self.last.weight[:, [0, 7]] /= 100
+            self.out.weight[:, [3, 17]] /= 100
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inward(x)
+        x = x + self.last(nn.functional.relu(self.first(self.norm(x))))
+        x = self.end(x)
+        steps: Tensor = self.out(x) + x[..., :5]
+        return steps
+
+
 @dataclass(frozen=True)
 class Net:
     """An exported network and samples for it."""
@@ -132,6 +161,14 @@ def net(kind: str, folder: Path, count: int = 8) -> Net:
     torch.manual_seed(0)
     export_onnx(make().eval(), inputs, outputs, (), folder / f"{kind}.onnx")
     return Net(onnx.load(folder / f"{kind}.onnx"), samples(kind, count))
+
+
+def outliers(folder: Path) -> Net:
+    """`Outliers`, exported into `folder`."""
+    torch.manual_seed(0)
+    steps = TensorSpec("steps", ("batch", "time", 5))
+    export_onnx(Outliers().eval(), SERIES, (steps,), (), folder / "outliers.onnx")
+    return Net(onnx.load(folder / "outliers.onnx"), samples("tagger", 16))
 
 
 def run(graph: onnx.ModelProto, feeds: Sequence[Feed]) -> Array:

@@ -14,7 +14,7 @@ import pytest
 
 from edgekit import registry
 from edgekit.quantization import ptq
-from tests.quantization.nets import Array, Measurements, Net, relative, run
+from tests.quantization.nets import Array, Measurements, Net, outliers, relative, run
 
 OPTIONS = ptq.Options()
 TENSORRT = """
@@ -42,6 +42,13 @@ def quantized(nets: Measurements, tmp_path_factory: pytest.TempPathFactory) -> d
             path = folder / f"{name}.int8.onnx"
             onnx.save(ptq.quantize(made.graph, measured, plan, OPTIONS), path)
             found[name] = (made, path)
+    path = folder / "outliers.int8.onnx"
+    outlying = outliers(folder)
+    smooth = ptq.Options(smooth=True)
+    measured = ptq.measure(outlying.graph, outlying.samples, smooth)
+    everything = dict.fromkeys(ptq.candidates(outlying.graph, smooth), "int8")
+    onnx.save(ptq.quantize(outlying.graph, measured, everything, smooth), path)
+    found["outliers"] = (outlying, path)
     return found
 
 

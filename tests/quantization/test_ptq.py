@@ -22,6 +22,7 @@ from edgekit.quantization import ptq
 from edgekit.runtime.errors import BadFileError, UnsupportedError, UsageError
 from edgekit.runtime.manifest import TensorSpec
 from tests.exporting.networks import IMAGE, LINES, SERIES, SeriesTagger, line_reader
+from tests.quantization.nets import Measurements
 
 Feeds = list[dict[str, np.ndarray[Any, Any]]]
 OPTIONS = ptq.Options()
@@ -365,3 +366,23 @@ def test_tensorrt_parses_and_builds_the_graph(
     command = [sys.executable, "-c", TENSORRT, str(tmp_path / "model.onnx")]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_seven_bit_weights_leave_room_for_two_products_in_sixteen_bits(nets: Measurements) -> None:
+    """Without VNNI two products of unsigned and signed bytes are added in 16 bits, which saturate."""
+    for kind, (made, measured) in nets.items():
+        every = dict.fromkeys(ptq.candidates(made.graph, OPTIONS), "int8")
+        for reduced, most in ((False, 127), (True, 63)):
+            graph = ptq.quantize(made.graph, measured, every, ptq.Options(reduce_range=reduced))
+            largest = max(int(np.abs(codes.astype(np.int32)).max()) for codes in weight_codes(graph))
+            assert largest == most, kind
+            assert (255 * largest * 2 <= np.iinfo(np.int16).max) is reduced
+
+
+def weight_codes(graph: onnx.ModelProto) -> Iterator[np.ndarray[Any, Any]]:
+    """Of the bodies of loops too."""
+    bodies = [each.g for node in graph.graph.node for each in node.attribute if each.HasField("g")]
+    for inside in (graph.graph, *bodies):
+        for tensor in inside.initializer:
+            if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1:
+                yield numpy_helper.to_array(tensor)

@@ -6,6 +6,7 @@ B  OpenVINO: an int8 LSTM takes the scale of W for R, that of X for h, those of 
 C  TensorRT: uint8 codes are read as int8 (`plan/test_cures.py`, class TestTrapC).
 D  OpenVINO: lengths and other parts of recurrent layers are ignored; what is refused is in
    `test_recurrent.py`, class TestOverlooked.
+E  CPUs without VNNI: products of bytes overflow in 16 bits; weights of seven bits do not.
 And OpenVINO's bias of a quantized convolution of dynamic shape.
 
 Where a CPU does not show a trap the naive graph is proved right there, and the test says so by a skip.
@@ -21,11 +22,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
+from edgekit.quantization import ptq
 from edgekit.spec import Shapes
 from edgekit.targets import openvino as target
+from tests.quantization.nets import written
 from tests.recurrent_nets import Feeds, error, feeds, network, quantized
 from tests.recurrent_nets import run as answer
 from tests.targets import graphs
@@ -228,3 +232,30 @@ def test_bias_of_a_quantized_convolution_with_dynamic_shape(tmp_path: Path, crnn
     wrong = error(run(crnn_int8, feed, tmp_path), wanted)
     assert cured < 0.03
     assert wrong > 2 * cured, "OpenVINO is right without the lowering now: it can go"
+
+
+def test_e_bytes_overflow_without_vnni_and_weights_of_seven_bits_do_not(tmp_path: Path) -> None:
+    """All weights and all inputs are near their largest, and so is each sum of two products."""
+    body = "h = MatMul(x, w) r = Relu(h) y = MatMul(r, w)"
+    graph = written("(float[n,16] x) => (float[n,16] y)", body)
+    graph.graph.initializer.append(numpy_helper.from_array(np.ones((16, 16), np.float32), "w"))
+    random = np.random.default_rng(0)
+    samples = [{"x": random.uniform(0.9, 1, (4, 16)).astype(np.float32)} for _ in range(8)]
+    wanted = [answer_of(graph, samples[0])]
+    errors = {}
+    for reduced in (False, True):
+        options = ptq.Options(reduce_range=reduced)
+        folder = tmp_path / str(reduced)
+        folder.mkdir()
+        made = ptq.quantize(graph, ptq.measure(graph, samples, options), {}, options)
+        onnx.save(made, folder / "int8.onnx")
+        engine = compiled(folder / "int8.onnx", folder)
+        errors[reduced] = error(run(engine, samples[0], folder, "AVX2"), wanted)
+    assert errors[True] < RIGHT
+    shown(errors[False], "CPUs with AVX2")
+
+
+def answer_of(graph: onnx.ModelProto, feed: Feeds) -> np.ndarray[Any, Any]:
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    result: np.ndarray[Any, Any] = session.run(None, feed)[0]
+    return result

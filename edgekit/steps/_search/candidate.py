@@ -35,6 +35,7 @@ class Form:
             return self.precision
         rest = f", the rest {self.rest}" if self.rest else ""
         by = f", {self.method['calibrator']}" if "calibrator" in self.method else ""
+        by += ", smoothed" if self.method.get("smooth") else ""
         by += ", equalized" if self.method.get("equalization") else ""
         return f"int8 in {len(self.quantized)} layers{rest}{by}"
 

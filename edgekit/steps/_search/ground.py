@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class Ground:
 
     def switched(self, method: Mapping[str, Any], seconds: float) -> Switched:
         """The network with a switch at each layer, which can be tried on in so many seconds."""
-        made = self.method.switches(self.model, self.measured, self.options(**method))
+        made = self.method.switches(self.model, self._known(method), self.options(**method))
         found = Switched(made, {name: limit for name, limit in self.limits.items() if "rel_l2" in name})
         found.look_at(self.feeds, seconds)
         return found
@@ -79,8 +80,21 @@ class Ground:
         """The int8 graph of a plan and of the method's options, written to `path`."""
         import onnx
 
-        onnx.save(self.method.quantize(self.model, self.measured, plan, self.options(**method)), path)
+        options = self.options(**method)
+        onnx.save(self.method.quantize(self.model, self._known(method), plan, options), path)
         return replace(self.graph, path=path, sha256=sha256_of(path))
+
+    @cached_property
+    def smoothed(self) -> Any:
+        """What is measured once outlying channels have been moved into weights; None where none are."""
+        if self.measured.factors or not hasattr(self.method, "smoothed"):
+            return None
+        found = self.method.smoothed(self.model, self.feeds, self.measured)
+        return found if found.factors else None
+
+    def _known(self, method: Mapping[str, Any]) -> Any:
+        """What was measured of the graph that the method's options begin with."""
+        return self.smoothed if method.get("smooth") else self.measured
 
     def _layers(self) -> dict[str, Any]:
         """Every layer that may be int8: what gains by it, and LSTMs."""
