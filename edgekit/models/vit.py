@@ -81,7 +81,8 @@ class Attention(nn.Module):
         _, count, hidden = tokens.shape
         each = hidden // self.heads
         joined = functional.linear(tokens, self.in_proj_weight, self.in_proj_bias)
-        query, key, value = joined.reshape(-1, count, 3, self.heads, each).permute(2, 0, 3, 1, 4).unbind()
+        parts = (part.reshape(-1, count, self.heads, each).transpose(1, 2) for part in joined.chunk(3, 2))
+        query, key, value = parts
         weights = (query * each**-0.5 @ key.transpose(2, 3)).softmax(-1)
         mixed: torch.Tensor = self.out_proj((weights @ value).transpose(1, 2).reshape(-1, count, hidden))
         return mixed
