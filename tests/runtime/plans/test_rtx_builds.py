@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,15 @@ def test_progress_names_the_phases(rtx: Any, tmp_path: Path) -> None:
     assert all(0 <= done <= total for _, done, total in told)
 
 
+@pytest.fixture
+def pythons_ctrl_c() -> Iterator[None]:
+    """A worker of pytest-xdist has a handler of its own, which ends the worker."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("pythons_ctrl_c")
 def test_ctrl_c_stops_the_build_and_leaves_the_handler(rtx: Any, tmp_path: Path) -> None:
     path = graphs.convolution(tmp_path / "g.onnx")
     before = signal.getsignal(signal.SIGINT)
