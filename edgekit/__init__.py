@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgekit.api import Compiled, compile
-    from edgekit.pipeline import bench, check, load
+    from edgekit.pipeline import bench, check, load, sweep
     from edgekit.runtime.session import open_bundle
 
 __version__ = "0.1.0"
-__all__ = ["Compiled", "__version__", "bench", "check", "compile", "load", "open_bundle"]
+__all__ = ["Compiled", "__version__", "bench", "check", "compile", "load", "open_bundle", "sweep"]
 
 _HOMES = {
     "Compiled": "edgekit.api",
@@ -23,6 +23,7 @@ _HOMES = {
     "compile": "edgekit.api",
     "load": "edgekit.pipeline",
     "open_bundle": "edgekit.runtime.session",
+    "sweep": "edgekit.pipeline",
 }
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
-from edgekit.report import Report, html
+from edgekit.report import FILE, Report, html
 from edgekit.runtime.errors import BadFileError, SystemRefusedError, UsageError
 from edgekit.runtime.manifest import Manifest, file_names, hashes, read_manifest, write_manifest
 
@@ -139,7 +139,7 @@ def furnish(work: Path) -> None:
 
 def sign_off(work: Path, output: Path, manifest: Manifest, report: Report) -> Manifest:
     """Write report and manifest, then put the bundle in its place."""
-    (work / "report.json").write_text(report.json() + "\n", encoding="utf-8")
+    (work / FILE).write_text(report.json() + "\n", encoding="utf-8")
     (work / "report.html").write_text(html(report), encoding="utf-8")
     signed = replace(manifest, state=report.state, passed=report.passed, files=hashes(work))
     write_manifest(signed, work)

@@ -56,19 +56,21 @@ def installed(package: str) -> str:
 def fetch(name: str, make: Callable[[Path], None]) -> Path:
     """The file kept under `name`; made by `make(path)` when it is not there or was altered.
 
+    Each name has a lock of its own: who needs the same thing waits for it, and nobody else does.
+
     Raises:
-        SystemRefusedError: the cache folder cannot be written, or its lock is held for ten minutes.
+        SystemRefusedError: the cache folder cannot be written, or the name's lock is held for ten minutes.
     """
     from filelock import FileLock, Timeout
 
     root = folder()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / "lock", timeout=LOCK_SECONDS):
+        with FileLock(root / f"{name}.lock", timeout=LOCK_SECONDS):
             return _kept(root / name) or _make(root / name, make)
     except Timeout as error:
         raise SystemRefusedError(
-            f"the cache {root} is locked by another edgekit",
+            f"another edgekit has been making {root / name} for {LOCK_SECONDS} s",
             "wait for it, or set EDGEKIT_CACHE to another folder",
         ) from error
     except OSError as error:

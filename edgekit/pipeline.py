@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from edgekit import boards, bundle, precision_plan, registry
 from edgekit import recipe as recipes
 from edgekit.report import Report
+from edgekit.report import read as read_report
 from edgekit.runtime.errors import BadFileError, EdgekitError, HardwareError, UnsupportedError, UsageError
 from edgekit.runtime.face import prove as prove_recorded
 from edgekit.runtime.face import read_feeds
@@ -33,11 +36,16 @@ from edgekit.steps.load import Network, samples
 from edgekit.steps.load import load as load_network
 from edgekit.steps.prove import Proof, Trial
 from edgekit.steps.quantize import quantize as quantize_graph
+from edgekit.steps.sweep import HALF, Sweep, Watch, half_of, unseen
+from edgekit.steps.sweep import sweep as sweep_cells
 from edgekit.steps.train import TrainProgress
 from edgekit.steps.train import train as train_network
 from edgekit.steps.worth import worth
 
 PROOFS = ("parity", "accuracy", "latency")
+SWEPT_TARGETS = ("onnxruntime", "openvino", "tensorrt_rtx")
+SWEPT_PRECISIONS = ("fp32", HALF, "int8")
+SWEPT_OUTPUT = Path("build") / "sweep"
 
 
 def load(
@@ -154,15 +162,24 @@ def _built_for(recipe: Recipe, compute_capabilities: Sequence[str]) -> Recipe:
     return replace(recipe, target=Choice(name=recipe.target.name, options=options))
 
 
-def compile(recipe: Recipe, output: str | Path | None = None, progress: Progress = silent) -> Report:
+def compile(
+    recipe: Recipe,
+    output: str | Path | None = None,
+    progress: Progress = silent,
+    proofs: Sequence[str] = PROOFS,
+    threads: int | None = None,
+) -> Report:
     """From a recipe to a proved bundle in `output`; the report says whether it passed.
+
+    Without the latency among `proofs` it can be built beside others, with its share of `threads`;
+    `timed` measures it when nothing else runs.
 
     Raises:
         EdgekitError: something could not be done; nothing half-written is left.
     """
     place = Path(output or bundle.default_output(recipe.name, recipe.target.name, recipe.precision))
     with bundle.workspace(place) as work:
-        manifest, report = make(recipe, work, PROOFS, progress)
+        manifest, report = make(recipe, work, proofs, progress, threads)
         if output is None:  # a search may have chosen another precision
             place = bundle.default_output(recipe.name, recipe.target.name, report.precision)
         report = replace(report, bundle=str(place), next=_next(report, place))
@@ -172,7 +189,11 @@ def compile(recipe: Recipe, output: str | Path | None = None, progress: Progress
 
 
 def make(
-    recipe: Recipe, work: Path, proofs: Sequence[str], progress: Progress = silent
+    recipe: Recipe,
+    work: Path,
+    proofs: Sequence[str],
+    progress: Progress = silent,
+    threads: int | None = None,
 ) -> tuple[Manifest, Report]:
     """Load, export, quantize, compile and prove, in the folder `work`."""
     clock = Clock(progress)
@@ -193,7 +214,9 @@ def make(
         write_manifest(replace(manifest, files=hashes(work)), work)
         with clock("prove"):
             held_out = quantized.proving or samples(recipe, "test", network)
-            trial = Trial(network=network, recipe=recipe, held_out=held_out, progress=progress)
+            trial = Trial(
+                network=network, recipe=recipe, held_out=held_out, progress=progress, threads=threads
+            )
             if build.deferred:
                 proof = _prove_graphs(trial, work, manifest, build)
             else:
@@ -212,9 +235,12 @@ def _prove(trial: Trial, work: Path, manifest: Manifest, proofs: Sequence[str]) 
     with prove.reference_session(trial.network, manifest) as reference:
         if not (work / GOLDEN).exists():
             prove.record(trial, reference, work / GOLDEN)
-        with Session(manifest, open_runner(work, manifest)) as target:
+        with Session(manifest, open_runner(work, manifest, threads=trial.threads)) as target:
             proof = prove.prove(trial, reference, target, proofs)
-            manifest = describe.settled(manifest, target.runner.settings)
+            settings = dict(target.runner.settings)
+            if trial.threads is not None:
+                settings.pop("threads", None)  # those of the proof, not those that it ships with
+            manifest = describe.settled(manifest, settings)
     if "latency" in proofs:
         proof = prove.with_latency(proof, trial, work, manifest)
     return replace(manifest, state="proved"), proof
@@ -225,6 +251,33 @@ def _prove_graphs(trial: Trial, work: Path, manifest: Manifest, build: Build) ->
     with prove.reference_session(trial.network, manifest) as reference:
         prove.record(trial, reference, work / GOLDEN)
         return prove_graphs(trial, reference, work, manifest, build)
+
+
+def timed(folder: Path, progress: Progress = silent) -> Report:
+    """Measure the latency of the proved bundle in `folder`, and exchange the bundle for one that says it.
+
+    Raises:
+        BadFileError: the folder is no bundle, a file of it was altered, or its network is another by now.
+    """
+    manifest = read_manifest(folder)
+    verify(folder, manifest)
+    recipe = _recipe_of(folder, manifest, None, None)
+    network = _network_of(recipe, folder, manifest)
+    held_out = samples(recipe, "test", network)
+    trial = Trial(network=network, recipe=recipe, held_out=held_out, progress=progress)
+    known = read_report(folder)
+    clock = Clock(progress)
+    with bundle.workspace(folder) as work:
+        shutil.copytree(folder, work, dirs_exist_ok=True)
+        with clock("time"):
+            checks, told = prove.latency(trial, work, manifest)
+        others = (check for check in known.checks if not check.name.startswith("latency."))
+        report = replace(known, checks=(*others, *checks), latency=told)
+        report = replace(
+            report, next=known.next or _next(report, folder), timings_s={**known.timings_s, **clock.seconds}
+        )
+        bundle.sign_off(work, folder, manifest, report)
+    return report
 
 
 def _report(
@@ -302,6 +355,50 @@ def doctor(
     name = target or boards.read(board).targets[0]
     found = check_target(model, {"target": name, "board": board, "precision": precision}, progress)
     return rows + model_findings(found)
+
+
+def sweep(
+    models: Sequence[str] = (),
+    *,
+    targets: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    output: str | Path | None = None,
+    jobs: int = 0,
+    fresh: bool = False,
+    compute_capabilities: Sequence[str] = (),
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    watch: Watch = unseen,
+) -> Sweep:
+    """Build and prove every cell of models x targets x precisions; a cell that cannot be is a row too.
+
+    Left out, `models` are the built-in recipes that have weights, `targets` are SWEPT_TARGETS, and
+    `precisions` fp32, `half` (the target's fastest half precision) and int8. The bundles and `sweep.json`
+    go into `output`, by default `build/sweep`. The rest is as for `load` and `steps.sweep.sweep`.
+
+    Raises:
+        UsageError: an unknown name, a bad recipe, or a recipe without weights; nothing is built then.
+        EdgekitError: as `steps.sweep.sweep`.
+    """
+    aims = [registry.resolve("target", target) for target in targets or SWEPT_TARGETS]
+    if compute_capabilities and "tensorrt_rtx" not in aims:
+        raise UsageError(
+            "--compute-capability is for the target tensorrt-rtx, which is not swept",
+            "add --target tensorrt-rtx",
+        )
+    cells: dict[tuple[str, str, str], Recipe] = {}
+    for model, target in product(models or recipes.with_weights(), aims):
+        built_for = compute_capabilities if target == "tensorrt_rtx" else ()
+        for precision in precisions or SWEPT_PRECISIONS:
+            recipe = load(
+                model, target=target, precision=None if precision == HALF else precision,
+                compute_capabilities=built_for, seed=seed, overrides=overrides,
+            )  # fmt: skip
+            if precision == HALF:
+                recipe = replace(recipe, precision=half_of(recipe))
+            if recipe.precision:
+                cells[model, target, recipe.precision] = recipe
+    return sweep_cells(tuple(cells.values()), Path(output or SWEPT_OUTPUT), jobs, fresh, watch)
 
 
 def train(

@@ -48,6 +48,13 @@ def find(model: str) -> Path:
     return registry.recipes_folder() / f"{_built_in(model)}.toml"
 
 
+def with_weights() -> tuple[str, ...]:
+    """The built-in recipes whose weights are there."""
+    found = {name: tomllib.loads(find(name).read_text(encoding="utf-8")) for name in registry.names("recipe")}
+    folder = registry.recipes_folder()
+    return tuple(name for name, table in found.items() if (folder / table.get("weights", "")).is_file())
+
+
 def _built_in(model: str) -> str:
     try:
         return registry.resolve("recipe", model)

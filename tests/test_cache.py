@@ -43,7 +43,18 @@ def test_a_failure_leaves_nothing(own: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         cache.fetch("a", fail)
-    assert [path.name for path in own.iterdir()] == ["lock"]
+    assert [path.name for path in own.iterdir()] == ["a.lock"]
+
+
+def test_who_makes_one_thing_does_not_wait_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "LOCK_SECONDS", 0)
+
+    def make(path: Path) -> None:
+        path.write_text(cache.fetch("b", counted([])).read_text())  # type: ignore[arg-type]
+        with pytest.raises(SystemRefusedError, match="another edgekit has been making"):
+            cache.fetch("a", counted([]))  # type: ignore[arg-type]
+
+    assert cache.fetch("a", make).read_text() == "x"
 
 
 def test_a_key_depends_on_step_parts_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,13 @@ import io
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
-from edgekit.report import Report, html, show
+from edgekit.report import FILE, Report, html, read, show
+from edgekit.runtime.errors import BadFileError
 from edgekit.runtime.proof import Check
 
 SIDE = {"p50_ms": 2.0, "p90_ms": 3.0, "p99_ms": 4.0, "throughput": 500.0, "peak_mb": 90.0}
@@ -69,6 +72,19 @@ def test_what_was_not_proved_says_so() -> None:
     assert DEFERRED.passed is None
     assert "not verified here" in printed(DEFERRED)
     assert "not verified here" in html(DEFERRED)
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
+    for report in (REPORT, FAILED, DEFERRED):
+        (tmp_path / FILE).write_text(report.json(), encoding="utf-8")
+        assert read(tmp_path) == report
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"checks": [{"name": "x"}], "notes": []}'])
+def test_what_is_no_report_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / FILE).write_text(text, encoding="utf-8")
+    with pytest.raises(BadFileError, match="is no report"):
+        read(tmp_path)
 
 
 def test_the_page_escapes_what_it_shows() -> None:

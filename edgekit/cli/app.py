@@ -418,6 +418,34 @@ def bench(
     return _finish(report, json, quiet)
 
 
+@app.command()
+def sweep(
+    models: options.Models = None,
+    target: options.Targets = None,
+    precision: options.Precisions = None,
+    out: options.Folder = None,
+    jobs: options.Jobs = 0,
+    compute_capability: options.Capabilities = None,
+    fresh: options.Fresh = False,
+    seed: options.Seed = None,
+    set_: options.Set = None,
+    json: options.Json = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
+) -> int:
+    """Build and prove every model on every target in every precision; goes on where it was."""
+    from edgekit import pipeline
+
+    with output.sweeping(quiet, verbose) as watch:
+        found = pipeline.sweep(
+            models or (), targets=target or (), precisions=precision or (), output=out, jobs=jobs,
+            fresh=fresh, compute_capabilities=_capabilities(compute_capability), seed=seed,
+            overrides=set_ or (), watch=watch,
+        )  # fmt: skip
+    output.swept(found, out or pipeline.SWEPT_OUTPUT, json, quiet)
+    return found.exit_code
+
+
 def _subject(model: str, changes: Sequence[str] | None, said: dict[str, Any], **either: Any) -> Recipe | Path:
     """A bundle's folder, or the recipe that MODEL names."""
     from edgekit import registry
@@ -451,5 +479,6 @@ def run_(
 
 
 VERBS = (
-    "list", "doctor", "check-target", "train", "export", "quantize", "compile", "check", "bench", "run",
+    "list", "doctor", "check-target", "train", "export", "quantize", "compile", "check", "bench", "sweep",
+    "run",
 )  # fmt: skip

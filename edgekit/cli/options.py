@@ -87,6 +87,29 @@ MaxError = Annotated[
         help="Largest relative L2 error that passes; of one output with its name before it.",
     ),
 ]
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[MODEL]...", help="As for compile; every built-in recipe with weights by default."
+    ),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option("--target", "-t", help="May be repeated; onnxruntime, openvino, tensorrt-rtx by default."),
+]
+Precisions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--precision", "-p", help="May be repeated; fp32, half (the target's fastest) and int8 by default."
+    ),
+]
+Folder = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Folder of the bundles; build/sweep by default.")
+]
+Jobs = Annotated[
+    int, typer.Option(min=0, help="Cells built at once; 0: one per usable core. Timing is one after another.")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Build everything anew, whatever is there.")]
 Plan = Annotated[
     Path | None,
     typer.Option(

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,15 @@ from typing import TYPE_CHECKING, Any
 from edgekit.runtime.errors import EdgekitError
 
 if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
     from edgekit.report import Report
+    from edgekit.report.sweep import Sweep
     from edgekit.spec import Artifact
     from edgekit.steps.check_target import Examination
     from edgekit.steps.layers import LayerReport
+    from edgekit.steps.sweep import Standing, Watch
     from edgekit.steps.train import TrainProgress
 
 LOG_EVERY_S = 10.0
@@ -142,6 +147,108 @@ def training(quiet: bool, verbose: bool) -> Iterator[Callable[[TrainProgress], N
                 print(f"step {now.step}/{now.total}: loss {now.loss:.4f}{metric}, {left}", file=sys.stderr)
 
         yield told
+
+
+@contextmanager
+def sweeping(quiet: bool, verbose: bool) -> Iterator[Watch]:
+    """What is being built and how much is left, live on a terminal; a line for each cell that is done."""
+    with ExitStack() as stack:
+        live = None if quiet or not sys.stderr.isatty() else stack.enter_context(_live())
+
+        def watch(now: Standing) -> None:
+            if now.finished is not None and not quiet:
+                _print_finished(now, live)
+            if live is not None:
+                live.update(_board(now))
+            elif verbose and not quiet and now.finished is None:
+                _print_running(now)
+
+        yield watch
+
+
+def _live() -> Live:
+    """Drawn twice a second: more would be seen in the latencies."""
+    from rich.console import Console
+    from rich.live import Live
+
+    return Live(console=Console(stderr=True), refresh_per_second=2, transient=True)
+
+
+def _board(now: Standing) -> Table:
+    """A bar for all cells, and below it a line for each that is being worked on."""
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    left = "" if now.left_s is None else f"about {_span(now.left_s)} left"
+    grid.add_row(
+        Text(now.step, "bold"),
+        ProgressBar(now.total, now.done, 30),
+        Text(f"{now.done}/{now.total} cells"),
+        left,
+    )
+    for one in now.running:
+        share = f"{one.done}/{one.total}" if one.total else ""
+        grid.add_row("", Text(one.cell), Text(f"{one.doing} {share}"), Text(_span(one.seconds), "dim"))
+    return grid
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _print_finished(now: Standing, live: Live | None) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from edgekit.report.sweep import cells
+
+    if (row := now.finished) is None:
+        return
+    said = cells(row)
+    facts = [f"{name} {said[name]}" for name in ("error", "p50 ms", "speedup") if said[name]]
+    style = "red" if row.wrong else "green" if row.passed else "yellow"
+    verdict = "passed" if row.passed else said["verdict"]
+    line = Text(f"{now.done}/{now.total} ", "dim") + Text(f"{row.name}: ") + Text(verdict, style)
+    line.append("".join(f", {fact}" for fact in facts) + f" ({_span(row.seconds.get(now.step, 0))})", "dim")
+    (live.console if live else Console(stderr=True, soft_wrap=True)).print(line, highlight=False)
+
+
+def _print_running(now: Standing) -> None:
+    for one in now.running:
+        share = f" {one.done}/{one.total}" if one.total else ""
+        print(f"{one.cell}: {one.doing}{share}, {_span(one.seconds)}", file=sys.stderr)
+
+
+def swept(found: Sweep, folder: Path, as_json: bool, quiet: bool) -> None:
+    """Print what a sweep came to: a row for each cell, how many came to what, and where the page is."""
+    from edgekit.report.sweep import sentence
+
+    if as_json:
+        print(found.json())
+    elif not quiet:
+        _print_swept(found)
+        print(sentence(found))
+        print(folder / "sweep.html")
+
+
+def _print_swept(found: Sweep) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from edgekit.report.sweep import COLUMNS, NUMBERS, cells
+
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in COLUMNS:
+        side: Any = "right" if column in NUMBERS else "left"
+        grid.add_column(column, justify=side, no_wrap=column != COLUMNS[-1])
+    for row in found.rows:
+        style = "bold red" if row.wrong else "" if row.passed else "dim"
+        grid.add_row(*map(Text, cells(row).values()), style=style)
+    Console(width=None if sys.stdout.isatty() else WIDE).print(grid)
 
 
 def trained(artifact: Artifact, as_json: bool, quiet: bool) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from html import escape
+from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
 from edgekit.report import quantization as plans
+from edgekit.runtime.errors import BadFileError
 from edgekit.runtime.proof import Check
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 SCHEMA = 1
+FILE = "report.json"
 PARTS = {
     "h2d_ms": "copy in",
     "compute_ms": "compute",
@@ -66,6 +70,41 @@ class Report:
     def json(self) -> str:
         """One JSON document."""
         return json.dumps(self.told(), indent=1, ensure_ascii=False)
+
+
+def read(folder: Path) -> Report:
+    """The report of the bundle in `folder`.
+
+    Raises:
+        BadFileError: it is missing or not what it claims.
+    """
+    path = folder / FILE
+    try:
+        return _parsed(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadFileError(f"{path} is no report: {error}", "compile the bundle again") from error
+
+
+def _parsed(told: Mapping[str, Any]) -> Report:
+    body = {key: value for key, value in told.items() if key not in ("schema", "passed")}
+    checks = tuple(
+        Check(
+            name=check["name"],
+            value=_value(check),
+            limit=check["limit"],
+            unit=check["unit"],
+            at_least=check["bound"] == "min",
+        )
+        for check in body["checks"]
+    )
+    return Report(**{**body, "checks": checks, "notes": tuple(body["notes"])})
+
+
+def _value(check: Mapping[str, Any]) -> float:
+    """JSON has neither infinity nor NaN: what passed was infinite, what failed may have been either."""
+    if check["value"] is None:
+        return math.inf if check["passed"] else math.nan
+    return float(check["value"])
 
 
 def show(report: Report, console: Console) -> None:

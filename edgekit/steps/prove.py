@@ -48,12 +48,16 @@ Feeds = Mapping[str, "np.ndarray"]
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What is judged, and the held-out samples that it is judged on."""
+    """What is judged, and the held-out samples that it is judged on.
+
+    `threads` are the engine's while it is compared; None: as many as it ships with. It is timed with those.
+    """
 
     network: Network
     recipe: Recipe
     held_out: Dataset
     progress: Progress = silent
+    threads: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
