@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,7 +73,7 @@ def train(
 
 
 def _trained(plan: _Plan, out: Path, progress: Callable[[TrainProgress], None], command: str) -> Artifact:
-    recipe, started = plan.recipe, time.perf_counter()
+    recipe, started, computed = plan.recipe, time.perf_counter(), _computed()
     module = _fresh(plan)
     checkpoint = out / f"{recipe.name}.checkpoint.safetensors"
     reading = _reading(plan)
@@ -80,10 +81,10 @@ def _trained(plan: _Plan, out: Path, progress: Callable[[TrainProgress], None], 
     best = Fitting(job, progress).run()
     samples = gather(plan.data.load("test", plan.data_options, cache.folder()), plan.options.workers)
     answers = evaluate(module, samples, plan.task, reading)
-    seconds = time.perf_counter() - started
+    took = {"seconds": time.perf_counter() - started, "cpu_seconds": _computed() - computed}
     weights = out / f"{recipe.name}.safetensors"
     save_weights(module, weights)
-    made_by = _provenance(plan, command or f"edgekit train {recipe.name} --seed {recipe.seed}", seconds)
+    made_by = _provenance(plan, command or f"edgekit train {recipe.name} --seed {recipe.seed}", took)
     made_by |= {
         "scores": _scores(plan.task, best, len(job.validation), answers, samples),
         "input": _inputs(plan),
@@ -166,7 +167,7 @@ def _chosen(plan: _Plan) -> dict[str, Any]:
     }
 
 
-def _provenance(plan: _Plan, command: str, seconds: float) -> dict[str, Any]:
+def _provenance(plan: _Plan, command: str, took: Mapping[str, float]) -> dict[str, Any]:
     import torch
 
     sources = plan.data.SOURCES
@@ -179,8 +180,13 @@ def _provenance(plan: _Plan, command: str, seconds: float) -> dict[str, Any]:
         "sources": [{**asdict(source), "version": _version(source.package)} for source in sources],
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
         "threads": torch.get_num_threads(),
-        "seconds": round(seconds, 1),
+        **{name: round(seconds, 1) for name, seconds in took.items()},
     }
+
+
+def _computed() -> float:
+    """Seconds that this process and the ended ones that it started have computed, whatever else ran."""
+    return sum(os.times()[:4])
 
 
 def _scores(
