@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, Tuple, Union
+from typing import Any, Callable, Tuple, TypeVar, Union
 
 import numpy as np
 
 from .errors import BadFileError, MissingPackageError
 from .manifest import Preprocess
+
+T = TypeVar("T")
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey: ITU-R BT.601-7, section 2.5.1."""
@@ -29,7 +31,7 @@ def read_image(path: Union[str, Path]) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise BadFileError(f"{path}: no such image file", "check the path; it must name one image")
-    image = _read_npy(path) if path.suffix.lower() == ".npy" else _read_with_pillow(path)
+    image = read_npy(path) if path.suffix.lower() == ".npy" else with_pillow(path, _upright)
     return _checked(image, str(path))
 
 
@@ -175,7 +177,12 @@ def _checked(image: np.ndarray, where: str) -> np.ndarray:
     return image
 
 
-def _read_npy(path: Path) -> np.ndarray:
+def read_npy(path: Path) -> np.ndarray:
+    """The one array of an `.npy`.
+
+    Raises:
+        BadFileError: it is none.
+    """
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, TokenError) as cause:
@@ -187,9 +194,15 @@ def _read_npy(path: Path) -> np.ndarray:
     return array
 
 
-def _read_with_pillow(path: Path) -> np.ndarray:
+def with_pillow(path: Path, take: Callable[[Any], T]) -> T:
+    """What `take` makes of a picture that Pillow has opened.
+
+    Raises:
+        BadFileError: no picture, or truncated.
+        MissingPackageError: Pillow is not installed.
+    """
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image
     except ImportError as cause:
         raise MissingPackageError(
             f"{path}: reading this image needs Pillow",
@@ -197,14 +210,20 @@ def _read_with_pillow(path: Path) -> np.ndarray:
         ) from cause
     try:
         with Image.open(path) as image:
-            return np.asarray(_flat(ImageOps.exif_transpose(image)), np.uint8)
+            return take(image)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as cause:
         raise BadFileError(
             f"{path}: no readable image ({cause})", "give a whole PNG, JPEG or .npy file"
         ) from cause
 
 
-def _flat(image: Any) -> Any:
+def _upright(image: Any) -> np.ndarray:
+    from PIL import ImageOps
+
+    return np.asarray(flat(ImageOps.exif_transpose(image)), np.uint8)
+
+
+def flat(image: Any) -> Any:
     """Grey stays grey, everything else becomes RGB on white."""
     from PIL import Image
 

@@ -9,6 +9,7 @@ from typing import Any, Dict, Mapping, Optional, Type, Union
 
 import numpy as np
 
+from .clips import prepare_clip, read_clip, takes_clips
 from .decode import decode
 from .detection import decode_boxes, named
 from .engines import EngineOptions, Runner, load_engine
@@ -78,7 +79,8 @@ class Session:
         list of each `Box` in pixels of the image; without labels the outputs by name.
 
         `image` is a file, or uint8 of shape (height, width) or (height, width, 3). Where the network takes
-        sequences it is a `.csv` or `.npy` with one row a step, or an array (time, features).
+        sequences it is a `.csv` or `.npy` with one row a step, or an array (time, features); where it
+        takes clips, what `clips.read_clip` reads, or such frames along a first axis.
 
         Raises:
             BadFileError: the file is no image, or the outputs are not what the bundle says of them.
@@ -89,14 +91,18 @@ class Session:
             fed = fed_sequence(image, self.manifest.inputs)
             outputs = self.infer({self.manifest.inputs[0].name: fed})
             return outputs if labels is None else decode(outputs[self.manifest.outputs[0].name], labels)[0]
-        pixels = read_image(Path(image)) if isinstance(image, (str, Path)) else image
-        fed = prepare(pixels, preprocess)
+        read, made = (read_clip, prepare_clip) if self._of_clips() else (read_image, prepare)
+        pixels = read(Path(image)) if isinstance(image, (str, Path)) else image
+        fed = made(pixels, preprocess)
         outputs = self.infer({self.manifest.inputs[0].name: fed})
         if self.manifest.detection is not None:
             found = decode_boxes(outputs, self.manifest.detection, (fed.shape[2], fed.shape[3]))[0]
             placed = to_image(found.boxes, preprocess, pixels.shape[0], pixels.shape[1])
             return named(found.seen_at(placed), labels.values if labels else None)
         return outputs if labels is None else decode(outputs[self.manifest.outputs[0].name], labels)[0]
+
+    def _of_clips(self) -> bool:
+        return takes_clips(self.manifest.inputs[0])
 
     def __enter__(self) -> "Session":
         return self
