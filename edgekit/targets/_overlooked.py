@@ -42,15 +42,15 @@ def _parts(node: onnx.NodeProto, wires: Wires, fed: set[str]) -> Iterator[tuple[
     half = len(activations) // 2
     if setting(node, "direction", b"") == b"bidirectional" and activations[:half] != activations[half:]:
         yield "other activations backward", _CURE
-    if _depends_on_data(input_of(node, _LENGTHS), wires, fed):
+    if depends_on_data(input_of(node, _LENGTHS), wires, fed):
         yield "sequence lengths", "cut the samples to one length, or use the target onnxruntime"
 
 
-def _depends_on_data(tensor: str, wires: Wires, fed: set[str]) -> bool:
+def depends_on_data(tensor: str, wires: Wires, fed: set[str]) -> bool:
     """Whether values that are fed decide; lengths that follow from the shape of X are the full ones."""
     if not tensor or tensor in fed:
         return bool(tensor)
     maker = wires.makers.get(tensor)
     if maker is None or maker.op_type in ("Shape", "Size"):
         return False
-    return any(_depends_on_data(name, wires, fed) for name in maker.input)
+    return any(depends_on_data(name, wires, fed) for name in maker.input)

@@ -12,6 +12,7 @@ from edgekit.runtime.engines import last_line, usable_cores
 from edgekit.runtime.engines.openvino import TENSORS
 from edgekit.runtime.errors import UnsupportedError
 from edgekit.spec import Build, Problem, Progress, Shapes, silent
+from edgekit.targets._loop_states import made_late
 from edgekit.targets._lowering import (
     STANDARD_DOMAINS,
     common_problems,
@@ -85,9 +86,11 @@ def lower(model: onnx.ModelProto) -> tuple[str, ...]:
     """Change the canonical graph, in place, into the one that OpenVINO gets; says what was changed.
 
     Unsigned, because signed activations around a Concat come out wrong on CPUs without AMX; the bias
-    apart, because it gets lost where an output is quantized and dynamic, and is faster even elsewhere.
+    apart, because it gets lost where an output is quantized and dynamic, and is faster even elsewhere;
+    a loop's initial states late, because they get lost when lengths change.
     """
-    return (*static_or_float(model), *unsigned_activations(model), *explicit_bias(model))
+    lowered = (*static_or_float(model), *unsigned_activations(model), *explicit_bias(model))
+    return (*lowered, *made_late(model))
 
 
 def _culprits(model: onnx.ModelProto, error: BaseException) -> str:
