@@ -209,7 +209,7 @@ def make(
             build = compile_engine(network, graph, recipe, work / "engine", progress)
         plan = describe.plan(quantized.plan, recipe, build)
         if plan:
-            precision_plan.write(recipe, plan, work / precision_plan.FILE)
+            precision_plan.write(recipe, plan, work / precision_plan.FILE, quantized.parted)
         manifest = describe.manifest(recipe, network, graph, build, plan, work)
         write_manifest(replace(manifest, files=hashes(work)), work)
         with clock("prove"):

@@ -17,19 +17,26 @@ from typing import Any
 from edgekit import registry
 from edgekit.recipe import build
 from edgekit.runtime.errors import BadFileError, UnsupportedError, UsageError
-from edgekit.spec import PRECISIONS, Choice, Recipe
+from edgekit.spec import PRECISIONS, Choice, Recipe, Search
 
 SCHEMA = 1
 FILE = "plan.json"
-KEYS = ("schema", "model", "target", "method", "options", "layers")
+KEYS = ("schema", "model", "target", "method", "options", "rest", "searched", "layers")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Layer -> precision, and the quantization method with its options."""
+    """Layer -> precision, and the quantization method with its options.
+
+    `rest` is what the engine of `target` computes in where a layer is not named; empty: its own choice.
+    `searched`: it was found by a search, which holds samples back from calibration.
+    """
 
     layers: Mapping[str, str]
     method: str = ""
+    target: str = ""
+    rest: str = ""
+    searched: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -76,10 +83,17 @@ def _checked(path: Path, told: Mapping[str, Any], layers: Mapping[str, Any]) -> 
             raise UsageError(f"the plan {path}: {faults[0]}", "correct it")
     elif options:
         raise UsageError(f"the plan {path} has options and no method", 'add "method": "ptq"')
-    return Plan(layers=dict(layers), method=method, options=options)
+    target, rest, searched = told.get("target", ""), told.get("rest", ""), told.get("searched", False)
+    if rest not in ("", *PRECISIONS) or rest == "int8" or not isinstance(searched, bool):
+        raise UsageError(
+            f"the plan {path}: rest is a floating precision and searched is true or false", "correct them"
+        )
+    return Plan(
+        layers=dict(layers), method=method, options=options, target=target, rest=rest, searched=searched
+    )
 
 
-def write(recipe: Recipe, layers: Mapping[str, str], path: Path) -> None:
+def write(recipe: Recipe, layers: Mapping[str, str], path: Path, searched: bool = False) -> None:
     """Write what `read` reads: the plan that a bundle was made with."""
     told = {
         "schema": SCHEMA,
@@ -87,17 +101,23 @@ def write(recipe: Recipe, layers: Mapping[str, str], path: Path) -> None:
         "target": recipe.target.name,
         "method": recipe.quantization.name,
         "options": dict(recipe.quantization.options),
+        **({"rest": rest} if (rest := recipe.target.options.get("rest")) else {}),
+        **({"searched": True} if searched else {}),
         "layers": dict(layers),
     }
     path.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def laid_over(recipe: Recipe, plan: Plan) -> Recipe:
-    """The recipe with the plan's layers, method and options."""
+    """The recipe with the plan's layers, method and options; samples are parted as they were for it."""
     method = recipe.quantization
     if plan.method:
         method = Choice(name=registry.resolve("method", plan.method), options=dict(plan.options))
-    return replace(recipe, plan=plan.layers, quantization=method)
+    target = recipe.target
+    if plan.rest and plan.target == target.name:
+        target = replace(target, options={**target.options, "rest": plan.rest})
+    search = recipe.search or (Search() if plan.searched else None)
+    return replace(recipe, plan=plan.layers, quantization=method, target=target, search=search)
 
 
 def resolved(plan: Mapping[str, str], modules: Mapping[str, str]) -> dict[str, str]:

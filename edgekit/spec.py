@@ -306,7 +306,7 @@ class QuantizationPlugin(Protocol):
     `warnings`, sentences for the user, and is handed to `quantize` as it is.
 
     A budget is searched for with what follows, which is optional. `candidates(graph, options, measured)`
-    gives the layers that can be int8, each with its `module`, `op_type`, `macs` and `default`;
+    gives the layers that can be int8, each with its `module`, `op_type`, `macs`, `default` and `repeated`;
     `switches(graph, measured, options)` one float graph in which each of them is quantized or not at
     run time; `smoothed(graph, calibration, measured)` is what `measure` gives with `options.smooth`.
     """

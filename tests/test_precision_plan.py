@@ -31,10 +31,26 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     recipe = recipes.read("cnn", ["quantization.options.calibrator=mse"])
     precision_plan.write(recipe, {"features.0/Conv": "int8"}, tmp_path / "plan.json")
     plan = read(tmp_path)
-    assert plan == Plan(layers={"features.0/Conv": "int8"}, method="ptq", options={"calibrator": "mse"})
+    assert plan == Plan(
+        layers={"features.0/Conv": "int8"},
+        method="ptq",
+        options={"calibrator": "mse"},
+        target=recipe.target.name,
+    )
     again = laid_over(recipes.read("cnn"), plan)
     assert again.plan == {"features.0/Conv": "int8"}
     assert again.quantization == recipe.quantization
+
+
+def test_what_a_search_chose_beside_the_layers_is_given_again(tmp_path: Path) -> None:
+    recipe = recipes.read("cnn", ["target.options.rest=fp32"])
+    precision_plan.write(recipe, {"features.0/Conv": "int8"}, tmp_path / "plan.json", searched=True)
+    plan = read(tmp_path)
+    again = laid_over(recipes.read("cnn"), plan)
+    assert again.search is not None, "samples are parted as they were"
+    assert again.target.options["rest"] == "fp32"
+    elsewhere = laid_over(recipes.read("cnn", (), "onnxruntime"), plan)
+    assert "rest" not in elsewhere.target.options
 
 
 def test_a_recipe_can_hold_a_plan_and_a_search() -> None:
@@ -59,6 +75,8 @@ def test_a_recipe_can_hold_a_plan_and_a_search() -> None:
         ({"layers": {"a": "int8"}, "method": "ptq", "options": {"calibrator": 3}}, UsageError, "calibrator"),
         ({"layers": {"a": "int8"}, "method": "ptq", "options": ["calibrator"]}, UsageError, "options"),
         ({"layers": {"a": "int8"}, "options": {"calibrator": "mse"}}, UsageError, "no method"),
+        ({"layers": {"a": "int8"}, "rest": "int8"}, UsageError, "rest is a floating precision"),
+        ({"layers": {"a": "int8"}, "searched": "yes"}, UsageError, "searched is true or false"),
     ],
 )
 def test_a_bad_plan_is_told_in_one_sentence(

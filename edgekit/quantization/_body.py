@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.quantization._branches import branch, copy_of
 from edgekit.quantization._placement import CONVOLUTIONS, LAYERS, Wiring, floats
-from edgekit.quantization._qdq import LEVELS, add_constant, quantized_weight
+from edgekit.quantization._qdq import LEVELS, add_constant, quantized_weight, replace_input
 
 if TYPE_CHECKING:
     import onnx
 
+AnyOn = Callable[[str, Sequence[str]], str]
+"""Makes, under a name, a truth value of the graph around a body: whether any of some layers is on."""
 _FUSED = ("Relu", "Clip")
 _PER_RESULT = ("scan_output_axes", "scan_output_directions")
 
@@ -98,12 +101,64 @@ class Body(Wiring):
             if layer.reads not in given:
                 entries.setdefault(layer.reads, []).append(self._entry(layer))
         before = {layer.node.output[0]: [self._stored_weight(layer, levels)] for layer in chosen}
-        behind = {self._local(name): self._pair(name, largest[name], entries[name]) for name in entries}
+        behind = {}
+        for name, readers in entries.items():
+            tensor, restored = self._local(name), f"{name}/dequantized"
+            self._read(readers, tensor, restored)
+            behind[tensor] = self._pair(name, tensor, restored, largest[name])
         for name in filter(None, given):
             self._rename_result(self._local(name))
         self._place(before, behind)
         made = {node.output[0]: node for node in self.graph.node if node.op_type == "QuantizeLinear"}
         return {name: made[f"{name}/int8"] for name in entries}
+
+    def switch(self, any_on: AnyOn, largest: Mapping[str, float], levels: int) -> None:
+        """Each layer becomes what `quantize` makes of it while its switch is on.
+
+        What one layer gives and another reads goes through the same codes twice, which changes nothing.
+        """
+        layers = self.described()
+        entries = {layer.node.name: self._entry(layer) for layer in layers}
+        before = {layer.node.output[0]: self._switched_weight(layer, any_on, levels) for layer in layers}
+        behind: dict[str, list[onnx.NodeProto]] = {}
+        for tensor in dict.fromkeys(name for layer in layers for name in layer.tensors):
+            places = behind.setdefault(self._local(tensor), [])
+            source, restored = self._local(tensor), f"{tensor}/dequantized"
+            givers = [layer.node.name for layer in layers if layer.gives == tensor]
+            if givers:
+                condition = any_on(f"{tensor}/given", givers)
+                places.append(self._choice(tensor, source, restored, condition, largest[tensor]))
+                self._read(self._all_readers(tensor), source, restored)
+                self._rename_result(source)
+                source = restored
+            readers: dict[str, list[str]] = {}
+            for layer in layers:
+                if layer.reads == tensor:
+                    readers.setdefault(entries[layer.node.name].name, []).append(layer.node.name)
+            for entry, names in readers.items():
+                read = f"{tensor}/read.{entry}"
+                places.append(self._choice(read, source, read, any_on(read, names), largest[tensor]))
+                self._read([entries[names[0]]], source, read)
+        self._place(before, behind)
+
+    def _choice(self, label: str, tensor: str, result: str, condition: str, top: float) -> onnx.NodeProto:
+        """`result` is `tensor`, through codes if the condition holds."""
+        from onnx import helper
+
+        made = helper.make_node("Identity", [tensor], [result], f"{label}/If")
+        branch(made, condition, self._pair(label, tensor, result, top))
+        return made
+
+    def _switched_weight(self, layer: BodyLayer, any_on: AnyOn, levels: int) -> list[onnx.NodeProto]:
+        from onnx import helper
+
+        codes, scale = quantized_weight(layer.weight, layer.axis, levels)
+        sizes = [-1 if index == layer.axis else 1 for index in range(codes.ndim)]
+        name, given = f"{layer.node.name}/weight", layer.node.input[1]
+        add_constant(self.graph, f"{name}.rounded", codes * scale.reshape(sizes))
+        layer.node.input[1] = f"{name}.switched"
+        inputs = [any_on(name, [layer.node.name]), f"{name}.rounded", given]
+        return [helper.make_node("Where", inputs, [layer.node.input[1]], f"{name}/Where")]
 
     def _called(self, tensor: str) -> str:
         return f"{self.owner.name}/{tensor}"
@@ -139,22 +194,23 @@ class Body(Wiring):
             node = self.producers[node.input[0]]
         return node
 
-    def _pair(self, name: str, top: float, readers: Collection[onnx.NodeProto]) -> list[onnx.NodeProto]:
-        """Q/DQ between a tensor and its readers."""
+    def _pair(self, label: str, tensor: str, restored: str, top: float) -> list[onnx.NodeProto]:
+        """Q/DQ from a tensor to `restored`; `label` is what their names begin with."""
         from onnx import helper
 
-        tensor, codes, restored = self._local(name), f"{name}/int8", f"{name}/dequantized"
-        scale, zero = f"{name}/scale", f"{self.owner.name}/edgekit.int8_zero"
+        codes, scale, zero = f"{label}/int8", f"{label}/scale", f"{self.owner.name}/edgekit.int8_zero"
         add_constant(self.graph, scale, np.array((top or 1.0) / LEVELS, np.float32))
         add_constant(self.graph, zero, np.zeros((), np.int8))
-        for node in readers:
-            node.input[:] = [restored if each == tensor else each for each in node.input]
         return [
-            helper.make_node("QuantizeLinear", [tensor, scale, zero], [codes], f"{name}/QuantizeLinear"),
+            helper.make_node("QuantizeLinear", [tensor, scale, zero], [codes], f"{label}/QuantizeLinear"),
             helper.make_node(
-                "DequantizeLinear", [codes, scale, zero], [restored], f"{name}/DequantizeLinear"
+                "DequantizeLinear", [codes, scale, zero], [restored], f"{label}/DequantizeLinear"
             ),
         ]
+
+    def _read(self, readers: Iterable[onnx.NodeProto], before: str, after: str) -> None:
+        for node in readers:
+            replace_input(node, before, after)
 
     def _rename_result(self, tensor: str) -> None:
         """Where a convolution's result leaves the body it is the quantized one: QLinearConv has no other."""
@@ -188,14 +244,6 @@ class Body(Wiring):
         for node in self.graph.node:
             nodes += [*before.get(node.output[0], ()), node]
             nodes += [each for tensor in node.output for each in behind.get(tensor, ())]
-        kept = [_copy(node) for node in nodes]
+        kept = [copy_of(node) for node in nodes]
         del self.graph.node[:], self.graph.value_info[:]
         self.graph.node.extend(kept)
-
-
-def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    from onnx import NodeProto
-
-    made = NodeProto()
-    made.CopyFrom(node)
-    return made

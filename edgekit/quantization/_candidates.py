@@ -24,13 +24,14 @@ Shapes = Mapping[str, Sequence[int]]
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A layer that can be int8. `macs` are its multiplications for one sample; `default` says whether a
-    plan that does not name it makes it int8."""
+    plan that does not name it makes it int8, `repeated` whether it is in the body of a loop."""
 
     name: str
     module: str
     op_type: str
     macs: int
     default: bool
+    repeated: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def described(wiring: Wiring, op_types: Collection[str], shapes: Shapes) -> dict
     default = default_names(wiring, every, {}, op_types)
     nodes = {node.name: node for node in every.nodes()}
     counts = {node.name: _macs(wiring, node, shapes) for node in every.outer()}
+    repeated = {layer.node.name for layer in every.inner}
     counts |= {layer.node.name: _inner_macs(layer, shapes) for layer in every.inner}
     return {
         name: Candidate(
@@ -88,6 +90,7 @@ def described(wiring: Wiring, op_types: Collection[str], shapes: Shapes) -> dict
             op_type=nodes[name].op_type,
             macs=counts[name],
             default=name in default,
+            repeated=name in repeated,
         )
         for name in every.names(wiring.graph)
     }

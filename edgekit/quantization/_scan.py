@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from edgekit.quantization._body import Body, BodyLayer, constants
+from edgekit.quantization._body import AnyOn, Body, BodyLayer, constants
 from edgekit.quantization._qdq import LEVELS, note, tidy
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["HIGH", "LOW", "OWNERS", "BodyLayer", "body_layers", "probe", "quantize_bodies"]
+__all__ = ["HIGH", "LOW", "OWNERS", "BodyLayer", "body_layers", "probe", "quantize_bodies", "switch_bodies"]
 
 OWNERS = ("Scan", "Loop")
 LOW, HIGH = "edgekit.low", "edgekit.high"
@@ -56,6 +56,12 @@ def quantize_bodies(
             for key, value in zip((LOW, HIGH), bounds(name) if bounds else (), strict=False):
                 note(node, key, value)
     tidy(graph)
+
+
+def switch_bodies(graph: onnx.GraphProto, any_on: AnyOn, largest: Mapping[str, float], levels: int) -> None:
+    """Puts a switch at every layer of a body, in place."""
+    for body in list(_bodies(graph)):
+        body.switch(any_on, largest, levels)
 
 
 def _bodies(graph: onnx.GraphProto) -> Iterator[Body]:

@@ -14,18 +14,18 @@ import numpy as np
 
 from edgekit.quantization._apply import Parts
 from edgekit.quantization._bias import bias_place
+from edgekit.quantization._branches import branch, copy_of
 from edgekit.quantization._candidates import Possible
 from edgekit.quantization._placement import Layer, floats, wanted
 from edgekit.quantization._qdq import (
     add_constant,
     append_constant,
     pair,
-    reads,
     replace_input,
     set_input,
     tidy,
 )
-from edgekit.quantization._scan import BodyLayer, quantize_bodies
+from edgekit.quantization._scan import switch_bodies
 from edgekit.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 SWITCHES = "edgekit.switches"
 _HALF = "edgekit.half"
-_OFF = "/switched.off"
-_ON = "/switched.on"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +40,11 @@ class Switches:
     """The float graph with one more input, `edgekit.switches`: float32 [layers], above 0.5 is int8.
 
     `layers` gives the order. In int8 they compute what they do in the Q/DQ graph of the same plan; an
-    LSTM also reads its input through static int8, which is what engines make of it. `unswitched` are
-    candidates that stay float here: they share a loop.
+    LSTM also reads its input through static int8, which is what engines make of it.
     """
 
     graph: onnx.ModelProto = field(repr=False)
     layers: tuple[str, ...]
-    unswitched: tuple[str, ...] = ()
 
     def values(self, on: Collection[str]) -> np.ndarray[Any, Any]:
         """The input that makes the layers `on` int8. Raises UsageError for one that has no switch."""
@@ -63,9 +59,7 @@ def switched(model: onnx.ModelProto, parts: Parts, every: Possible) -> Switches:
     from onnx import TensorProto, helper
 
     graph = model.graph
-    inner = {layer.node.name: layer for layer in _alone(model, every)}
-    unswitched = {layer.node.name for layer in every.inner} - set(inner)
-    names = tuple(name for name in every.names(graph) if name not in unswitched)
+    names = tuple(every.names(graph))
     places = {name: place for place, name in enumerate(names)}
     tensors = wanted(parts.wiring, every.layers)
     readers = {tensor: parts.wiring.int8_readers(tensor) for tensor in tensors}
@@ -77,28 +71,16 @@ def switched(model: onnx.ModelProto, parts: Parts, every: Possible) -> Switches:
         condition = _condition(graph, tensor, [places[layer.node.name] for layer in layers])
         _switch_tensor(graph, tensor, readers[tensor], condition, parts.largest[tensor])
     for layer in every.layers:
-        _branch(layer.node, conditions[layer.node.name], _on_layer(graph, parts, layer, biases))
+        branch(layer.node, conditions[layer.node.name], _on_layer(graph, parts, layer, biases))
     for node in every.recurrent:
-        _branch(node, conditions[node.name], _on_recurrent(graph, parts, node))
-    for name, body in inner.items():
-        _branch(body.owner, conditions[name], _on_body(parts, body))
+        branch(node, conditions[node.name], _on_recurrent(graph, parts, node))
+
+    def any_on(name: str, layers: Sequence[str]) -> str:
+        return _condition(graph, name, [places[layer] for layer in layers])
+
+    switch_bodies(graph, any_on, parts.largest, parts.levels)
     tidy(graph)
-    return Switches(graph=model, layers=names, unswitched=tuple(sorted(unswitched)))
-
-
-def _alone(model: onnx.ModelProto, every: Possible) -> list[BodyLayer]:
-    """Layers that are the only one in their Scan, whose results are all floats: an If can hold them."""
-    from onnx import TensorProto, shape_inference
-
-    owners = [layer.owner.name for layer in every.inner]
-    single = [layer for layer in every.inner if owners.count(layer.owner.name) == 1]
-    known = shape_inference.infer_shapes(model).graph if single else model.graph
-    kinds = {value.name: value.type.tensor_type.elem_type for value in (*known.value_info, *known.output)}
-    return [
-        layer
-        for layer in single
-        if all(kinds.get(name) == TensorProto.FLOAT for name in layer.owner.output if name)
-    ]
+    return Switches(graph=model, layers=names)
 
 
 def _condition(graph: onnx.GraphProto, name: str, places: Sequence[int]) -> str:
@@ -149,14 +131,14 @@ def _switch_tensor(
     for reader in readers:
         replace_input(reader, tensor, result)
     node = helper.make_node("Identity", [tensor], [result], f"{result}/If")
-    _branch(node, condition, pair(graph, tensor, result, top))
+    branch(node, condition, pair(graph, tensor, result, top))
     graph.node.append(node)
 
 
 def _on_layer(
     graph: onnx.GraphProto, parts: Parts, layer: Layer, biases: Mapping[str, str]
 ) -> list[onnx.NodeProto]:
-    node = _copy(layer.node)
+    node = copy_of(layer.node)
     name = f"{node.input[1]}/rounded.axis{layer.axis}"
     append_constant(graph, name, parts.rounded(layer))
     node.input[1] = name
@@ -181,42 +163,3 @@ def _on_recurrent(graph: onnx.GraphProto, parts: Parts, node: onnx.NodeProto) ->
     source, restored = made[-1].input[0], f"{node.name}/X/dequantized"
     made[-1].input[0] = restored
     return [*made[:-1], *pair(graph, source, restored, largest, f"{node.name}/X"), made[-1]]
-
-
-def _on_body(parts: Parts, layer: BodyLayer) -> list[onnx.NodeProto]:
-    from onnx import GraphProto
-
-    known = parts.wiring.constants
-    around = [known[name] for name in reads(layer.owner) if name in known]
-    inner = GraphProto(node=[layer.owner], initializer=around)
-    quantize_bodies(inner, [layer.node.name], parts.largest, levels=parts.levels)
-    return list(inner.node)
-
-
-def _branch(node: onnx.NodeProto, condition: str, on: Sequence[onnx.NodeProto]) -> None:
-    """Turns `node`, in place, into an If between the nodes `on` and itself. Names of results stay."""
-    from onnx import helper
-
-    results = [name for name in node.output if name]
-    branches = {"then_branch": _subgraph(on, results, _ON), "else_branch": _subgraph([node], results, _OFF)}
-    made = helper.make_node("If", [condition], results, node.name, **branches)
-    made.metadata_props.extend(node.metadata_props)
-    node.CopyFrom(made)
-
-
-def _subgraph(nodes: Sequence[onnx.NodeProto], results: Sequence[str], suffix: str) -> onnx.GraphProto:
-    from onnx import TensorProto, helper
-
-    inner = [_copy(node) for node in nodes]
-    for node in inner:
-        node.output[:] = [f"{name}{suffix}" if name in results else name for name in node.output]
-    outputs = [helper.make_tensor_value_info(f"{name}{suffix}", TensorProto.FLOAT, None) for name in results]
-    return helper.make_graph(inner, f"{nodes[-1].name}{suffix}", [], outputs)
-
-
-def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    from onnx import NodeProto
-
-    made = NodeProto()
-    made.CopyFrom(node)
-    return made

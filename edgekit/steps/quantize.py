@@ -18,6 +18,7 @@ from edgekit.spec import Artifact, Choice, Dataset, Progress, Recipe, silent
 from edgekit.steps import _integers
 from edgekit.steps._calibration import Feeds, feeds_from, fingerprint
 from edgekit.steps._quantized import already_quantized, with_limits
+from edgekit.steps._search.samples import split
 from edgekit.steps.compile import target_of
 from edgekit.steps.load import Network, samples
 from edgekit.steps.search import search
@@ -35,7 +36,7 @@ class Quantized:
     """The graph to compile, and the recipe and plan (layer -> precision) that it was made with.
 
     A search adds what it measured (`told`), the samples to prove its choice on, and, when no plan keeps
-    the limits, the layers to `blame`.
+    the limits, the layers to `blame`. `parted`: samples were held back from calibration.
     """
 
     graph: Artifact
@@ -45,6 +46,7 @@ class Quantized:
     proving: Dataset | None = None
     notes: tuple[str, ...] = ()
     blame: str = ""
+    parted: bool = False
 
 
 def quantize(
@@ -123,6 +125,7 @@ def _searched(network: Network, graph: Artifact, recipe: Recipe, out: Path, prog
         proving=found.proving,
         notes=found.notes,
         blame=found.blame,
+        parted=True,
     )
 
 
@@ -132,7 +135,9 @@ def _by_plan(network: Network, graph: Artifact, recipe: Recipe, out: Path, progr
     method = registry.load("method", recipe.quantization.name)
     registry.require(method.REQUIRES)
     options = recipes.options_of(method, recipe.quantization)
-    feeds = feeds_from(network, samples(recipe, "calibration", network), progress)
+    splits = split(recipe, network) if recipe.search else None
+    learning = splits.learning if splits else samples(recipe, "calibration", network)
+    feeds = feeds_from(network, learning, progress)
 
     def make(path: Path) -> None:
         model = onnx.load(graph.path)
@@ -148,7 +153,9 @@ def _by_plan(network: Network, graph: Artifact, recipe: Recipe, out: Path, progr
         graph=replace(graph, path=out, sha256=sha256_of(out), made_by={**graph.made_by, **made_by}),
         recipe=recipe,
         plan=method.quantized_layers(made),
+        proving=splits.proving if splits else None,
         notes=tuple(json.loads(_props(made)[WARNINGS])),
+        parted=splits is not None,
     )
 
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from edgekit.quantization import ptq
-from tests.quantization.nets import Feed, Measurements, notes, written
+from tests.quantization.nets import Feed, Measurements, notes, run, written
 
 OPTIONS = ptq.Options()
 
@@ -147,7 +147,7 @@ def test_without_samples_the_multiplications_are_those_of_the_known_sizes() -> N
     ]
 
 
-def test_layers_that_share_a_loop_have_no_switch(tmp_path: Path) -> None:
+def test_layers_that_share_a_loop_have_a_switch_each(tmp_path: Path) -> None:
     import torch
     from torch import Tensor, nn
     from torch._higher_order_ops.scan import scan
@@ -180,7 +180,11 @@ def test_layers_that_share_a_loop_have_no_switch(tmp_path: Path) -> None:
     switches = ptq.switches(graph, measured, OPTIONS)
     inner = [name for name, each in found.items() if not each.default]
     assert len(inner) == 2
-    assert switches.unswitched == tuple(sorted(inner))
-    assert switches.layers == tuple(name for name, each in found.items() if each.default)
+    assert switches.layers == tuple(found)
+    for on in ([inner[0]], [inner[1]], inner, [*found]):
+        plan = {name: "int8" if name in on else "fp32" for name in found}
+        want = run(ptq.quantize(graph, measured, plan, OPTIONS), samples)
+        have = run(switches.graph, [{**samples[0], "edgekit.switches": switches.values(on)}])
+        assert np.linalg.norm(have - want) < 1e-3 * np.linalg.norm(want - run(graph, samples)), on
     layers = ptq.quantized_layers(ptq.quantize(graph, measured, dict.fromkeys(found, "int8"), OPTIONS))
     assert layers == dict.fromkeys(found, "int8")

@@ -11,7 +11,7 @@ import pytest
 from edgekit.quantization import ptq
 from edgekit.quantization._calibration import Measured
 from edgekit.runtime.errors import UsageError
-from tests.quantization.nets import KINDS, Array, Feed, Measurements, Net, relative, run
+from tests.quantization.nets import KINDS, Array, Feed, Measurements, Net, relative, run, written
 
 OPTIONS = ptq.Options()
 
@@ -45,7 +45,6 @@ def test_any_plan_computes_the_same(measured: tuple[Net, Measured]) -> None:
     onnx.checker.check_model(switches.graph)
     layers = list(ptq.candidates(made.graph, OPTIONS))
     assert list(switches.layers) == layers
-    assert not switches.unswitched
     plain = run(made.graph, made.samples[:3])
     chosen = random.Random(0)
     for on in ([layers[0]], layers, *([name for name in layers if chosen.random() < 0.5] for _ in range(3))):
@@ -78,3 +77,42 @@ def test_a_layer_without_a_switch_is_named(nets: Measurements) -> None:
     made, found = nets["tagger"]
     with pytest.raises(UsageError, match="the layer 'rnn/GRU' has no switch"):
         ptq.switches(made.graph, found, OPTIONS).values(["rnn/GRU"])
+
+
+def convolutions_in_a_loop() -> onnx.ModelProto:
+    """A Scan in which one convolution reads what another gives, and that leaves the body too."""
+    body = """{
+        s = Add(h, x_t) a = Conv<pads=[1, 1]>(s, k) r = Relu(a) b = Conv<pads=[1, 1]>(r, l)
+        h_next = Tanh(b) each = Identity(r) raw = Identity(r)
+    }"""
+    scan = (
+        "end, y, z = Scan<num_scan_inputs=1, body=step (float[n,2,6] h, float[n,2,6] x_t) => "
+        f"(float[n,2,6] h_next, float[n,2,6] each, float[n,2,6] raw) {body}>(start, x) e = Add(y, z)"
+    )
+    signature = "(float[n,2,6] start, float[t,n,2,6] x) => (float[n,2,6] end, float[t,n,2,6] e)"
+    graph = written(signature, scan, k=(2, 2, 3), l=(2, 2, 3))
+    loop = next(attribute.g for attribute in graph.graph.node[0].attribute if attribute.name == "body")
+    for place, node in enumerate(loop.node):
+        node.name = f"step/{place}/{node.op_type}"
+    return graph
+
+
+def test_convolutions_that_share_a_loop_have_a_switch_each() -> None:
+    graph, generator = convolutions_in_a_loop(), np.random.default_rng(0)
+    samples: list[Feed] = [
+        {"start": generator.standard_normal((2, 2, 6), np.float32), "x": x}
+        for x in generator.standard_normal((3, 5, 2, 2, 6), np.float32)
+    ]
+    measured = ptq.measure(graph, samples, OPTIONS)
+    layers = list(ptq.candidates(graph, OPTIONS, measured))
+    switches = ptq.switches(graph, measured, OPTIONS)
+    onnx.checker.check_model(switches.graph)
+    assert len(layers) == len(switches.layers) == 2
+    plain = run(graph, samples)
+    for on in ([layers[0]], [layers[1]], layers):
+        plan = {name: "int8" if name in on else "fp32" for name in layers}
+        want = run(ptq.quantize(graph, measured, plan, OPTIONS), samples)
+        have = run(switches.graph, feeds(samples, switches.values(on)))
+        assert np.linalg.norm(have - want) < 1e-3 * np.linalg.norm(want - plain), on
+    off = run(switches.graph, feeds(samples, switches.values([])))
+    assert np.array_equal(off, plain)

@@ -66,8 +66,8 @@ class Ground:
         return recipes.options_of(self.method, recipe_for(self.recipe, form).quantization)
 
     def is_recurrent(self, layer: str) -> bool:
-        """Whether a layer is an LSTM, GRU or RNN."""
-        return self.layers[layer].op_type in RECURRENT
+        """Whether a layer is an LSTM, GRU or RNN, or is in the body of a loop."""
+        return self.layers[layer].op_type in RECURRENT or self.layers[layer].repeated
 
     def switched(self, method: Mapping[str, Any], seconds: float) -> Switched:
         """The network with a switch at each layer, which can be tried on in so many seconds."""
@@ -97,12 +97,12 @@ class Ground:
         return self.smoothed if method.get("smooth") else self.measured
 
     def _layers(self) -> dict[str, Any]:
-        """Every layer that may be int8: what gains by it, and LSTMs."""
+        """Every layer that may be int8: what gains by it, LSTMs, and what loops hold."""
         never = getattr(self.target, "FLOAT_LAYERS", ())
         found = {
             name: one
             for name, one in self.method.candidates(self.model, self.options(), self.measured).items()
-            if (one.default or one.op_type == BY_DEFAULT) and one.op_type not in never
+            if (one.default or one.repeated or one.op_type == BY_DEFAULT) and one.op_type not in never
         }
         if not found:
             raise UnsupportedError(
