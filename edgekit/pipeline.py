@@ -226,6 +226,7 @@ def make(
             if told is None and recipe.precision == "int8" and proofs == PROOFS and not build.deferred:
                 told = worth(trial, float_graph, work, manifest, Path(scratch))
     notes = (*network.notes, *export_notes(graph), *quantized.notes, *build.notes)
+    proof = replace(proof, checks=(*proof.checks, *quantized.checks))
     report = _report(recipe, manifest, proof, clock.seconds, notes)
     return manifest, replace(report, quantization=told or None, blame=quantized.blame)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -120,8 +120,12 @@ def laid_over(recipe: Recipe, plan: Plan) -> Recipe:
     return replace(recipe, plan=plan.layers, quantization=method, target=target, search=search)
 
 
-def resolved(plan: Mapping[str, str], modules: Mapping[str, str]) -> dict[str, str]:
+def resolved(
+    plan: Mapping[str, str], modules: Mapping[str, str], others: Collection[str] = ()
+) -> dict[str, str]:
     """The plan by ONNX node; `modules` holds every layer's node and the PyTorch module it is of.
+
+    `others` are nodes that a plan may name too: products of two activations, which stay float.
 
     Raises:
         UsageError: a name is neither a layer nor a module with layers.
@@ -129,6 +133,7 @@ def resolved(plan: Mapping[str, str], modules: Mapping[str, str]) -> dict[str, s
     found: dict[str, str] = {}
     for name, precision in sorted(plan.items(), key=lambda item: (item[0] in modules, len(item[0]))):
         layers = [name] if name in modules else [node for node, at in modules.items() if _inside(at, name)]
+        layers = layers or [name] * (name in others)
         if not layers:
             raise _unknown(name, modules)
         found.update(dict.fromkeys(layers, precision))

@@ -53,6 +53,13 @@ def test_what_a_search_chose_beside_the_layers_is_given_again(tmp_path: Path) ->
     assert "rest" not in elsewhere.target.options
 
 
+def test_a_node_that_is_always_float_may_be_named() -> None:
+    plan = {"features.0/Conv": "int8", "attention/MatMul": "fp32"}
+    assert resolved(plan, LAYERS, {"attention/MatMul"}) == plan
+    with pytest.raises(UsageError, match="unknown layer 'attention/MatMul'"):
+        resolved(plan, LAYERS)
+
+
 def test_a_recipe_can_hold_a_plan_and_a_search() -> None:
     recipe = recipes.read("cnn", ["plan.classifier=fp32", "search.seconds=5"])
     assert recipe.plan == {"classifier": "fp32"}

@@ -14,6 +14,7 @@ from edgekit import cache, precision_plan, registry
 from edgekit import recipe as recipes
 from edgekit.runtime.errors import UnsupportedError
 from edgekit.runtime.manifest import sha256_of
+from edgekit.runtime.proof import Check
 from edgekit.spec import Artifact, Choice, Dataset, Progress, Recipe, silent
 from edgekit.steps import _integers
 from edgekit.steps._calibration import Feeds, feeds_from, fingerprint
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "nncf")
 WARNINGS = "edgekit.warnings"
-"""Where a quantized graph keeps what its calibration warned of."""
+"""Where a quantized graph in the cache keeps what its calibration warned of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,8 @@ class Quantized:
     """The graph to compile, and the recipe and plan (layer -> precision) that it was made with.
 
     A search adds what it measured (`told`), the samples to prove its choice on, and, when no plan keeps
-    the limits, the layers to `blame`. `parted`: samples were held back from calibration.
+    the limits, the layers to `blame`; `checks` are its own. `parted`: samples were held
+    back from calibration.
     """
 
     graph: Artifact
@@ -46,6 +48,7 @@ class Quantized:
     proving: Dataset | None = None
     notes: tuple[str, ...] = ()
     blame: str = ""
+    checks: tuple[Check, ...] = ()
     parted: bool = False
 
 
@@ -86,8 +89,10 @@ def _planned(graph: Artifact, recipe: Recipe) -> Recipe:
         return recipe
     method = registry.load("method", recipe.quantization.name)
     registry.require(method.REQUIRES)
-    found = method.candidates(onnx.load(graph.path), recipes.options_of(method, recipe.quantization))
-    plan = precision_plan.resolved(recipe.plan, {name: one.module for name, one in found.items()})
+    model = onnx.load(graph.path)
+    found = method.candidates(model, recipes.options_of(method, recipe.quantization))
+    modules = {name: one.module for name, one in found.items()}
+    plan = precision_plan.resolved(recipe.plan, modules, {node.name for node in model.graph.node})
     return with_rest(replace(recipe, plan=plan), precision_plan.rest_of(plan))
 
 
@@ -125,6 +130,7 @@ def _searched(network: Network, graph: Artifact, recipe: Recipe, out: Path, prog
         proving=found.proving,
         notes=found.notes,
         blame=found.blame,
+        checks=found.checks,
         parted=True,
     )
 
@@ -146,15 +152,18 @@ def _by_plan(network: Network, graph: Artifact, recipe: Recipe, out: Path, progr
         onnx.helper.set_model_props(made, {**_props(made), WARNINGS: json.dumps(measured.warnings)})
         onnx.save(made, path)
 
-    copyfile(cache.fetch(cache.key("quantize", _parts(graph, recipe, feeds), PACKAGES), make), out)
-    made = onnx.load(out)
+    made = onnx.load(cache.fetch(cache.key("quantize", _parts(graph, recipe, feeds), PACKAGES), make))
+    warnings = json.loads(_props(made)[WARNINGS])
+    kept = {key: value for key, value in _props(made).items() if key != WARNINGS}
+    onnx.helper.set_model_props(made, kept)
+    onnx.save(made, out)
     made_by = {"method": recipe.quantization.name, "samples": len(feeds), "calibration": fingerprint(feeds)}
     return Quantized(
         graph=replace(graph, path=out, sha256=sha256_of(out), made_by={**graph.made_by, **made_by}),
         recipe=recipe,
         plan=method.quantized_layers(made),
         proving=splits.proving if splits else None,
-        notes=tuple(json.loads(_props(made)[WARNINGS])),
+        notes=tuple(warnings),
         parted=splits is not None,
     )
 

@@ -14,16 +14,17 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, NamedTuple
 
+from edgekit.runtime.proof import Check
 from edgekit.spec import Artifact, Dataset, Progress, Recipe, Search, silent
 from edgekit.steps._calibration import fingerprint
 from edgekit.steps._search.candidate import Candidate, Form, build, recipe_for
 from edgekit.steps._search.deadline import Deadline, TimeIsUp
-from edgekit.steps._search.ground import Ground
+from edgekit.steps._search.ground import NOTHING, Ground
 from edgekit.steps._search.judge import MARGIN
 from edgekit.steps._search.order import fewest, narrowed, taken_back, worst_first
 from edgekit.steps._search.race import race, rivals, worth_timing
 from edgekit.steps._search.sensitivity import SHARE, Switched
-from edgekit.steps._search.verdict import blamed, chosen, sentence
+from edgekit.steps._search.verdict import NONE_KEEPS, blamed, chosen, sentence
 from edgekit.steps.load import Network, feeds_of
 
 EQUALIZED = "LSTM"
@@ -33,6 +34,8 @@ LOG = logging.getLogger("edgekit.search")
 Options = Mapping[str, Any]
 """Options of the quantization method that a plan is made with."""
 CALIBRATORS = ("mse", "minmax", "percentile", "entropy")
+LEAST_CLIPPED = "minmax"
+HELD_BACK = "held_back"
 TIMED = 8
 AIM = 0.9 * MARGIN
 """What of a limit the foretold error may use up: an engine rounds in other places."""
@@ -43,7 +46,7 @@ class Found:
     """What a search came to: the recipe with its choice laid over it, and the graph that was judged.
 
     `told` goes into the report, `proving` are samples that the choice has not seen; `blame` names the
-    layers that made it impossible, where it was.
+    layers that made it impossible, where it was. `checks` are of samples held back from calibration.
     """
 
     recipe: Recipe
@@ -52,6 +55,7 @@ class Found:
     proving: Dataset
     notes: tuple[str, ...] = ()
     blame: str = ""
+    checks: tuple[Check, ...] = ()
 
 
 def search(
@@ -109,6 +113,8 @@ class _Hunt:
 
     def try_plans(self) -> None:
         """All layers int8 with the options that do best; then the worst of them go back to float."""
+        if not self.ground.layers:
+            return
         method, switched = self._best_method()
         self.errors = switched.alone(self.ground.progress)
         floats = self._foretold(switched)
@@ -183,7 +189,8 @@ class _Hunt:
 
     def _fit(self, method: Options, rest: str, foretold: Sequence[str]) -> None:
         """The plan that was foretold, with and without its recurrent layers; then the retreat."""
-        with_recurrent = self._int8(method, rest, foretold)
+        with_recurrent = self._least_clipped(self._int8(method, rest, foretold), foretold)
+        method = with_recurrent.form.method
         steady = [*foretold, *self._recurrent(foretold)]
         if len(foretold) < len(steady) < len(self.ground.layers):
             without = self._int8(method, rest, steady)
@@ -192,6 +199,14 @@ class _Hunt:
         elif with_recurrent.keeps:
             return
         self._retreat(method, rest, steady if len(steady) < len(self.ground.layers) else foretold)
+
+    def _least_clipped(self, made: Candidate, floats: Sequence[str]) -> Candidate:
+        """A plan that missed, or the same one calibrated by `minmax`, if that misses less: samples held back
+        may hold larger values than those that were calibrated on."""
+        if made.keeps or made.form.method["calibrator"] == LEAST_CLIPPED:
+            return made
+        other = self._int8({**made.form.method, "calibrator": LEAST_CLIPPED}, made.form.rest, floats)
+        return min(made, other, key=lambda one: one.verdict.miss)
 
     def _retreat(self, method: Options, rest: str, floats: Sequence[str]) -> None:
         """More and more layers in float until the engine keeps the limits; one at least stays int8."""
@@ -237,12 +252,16 @@ class _Hunt:
         for name, p50 in race(folders, feeds, self.ground.scratch, self.ground.progress).items():
             self.candidates[int(name)] = replace(self.candidates[int(name)], p50_ms=p50)
 
-    def _cut(self) -> str:
-        """What ended the search before it was done; empty: nothing."""
-        if self.interrupted:
-            return "before it was interrupted"
+    def _without(self) -> str:
+        """Why there is no int8 plan, should there be none."""
         limits = self.deadline.limits
-        return f"in {limits.trials} trials and {limits.seconds:g} s" if self.deadline.over else ""
+        if not self.ground.layers:
+            return NOTHING
+        if not self.interrupted and not self.deadline.over:
+            return NONE_KEEPS
+        seconds = f"in {limits.trials} trials and {limits.seconds:g} s"
+        cut = "before it was interrupted" if self.interrupted else seconds
+        return f"no int8 plan that keeps the limits was found {cut}"
 
     def settled(self) -> Found:
         """The choice, and what was found out on the way to it."""
@@ -264,6 +283,11 @@ class _Hunt:
             proving=ground.splits.proving,
             notes=(*ground.measured.warnings, *ground.splits.notes, *cures),
             blame="" if kept else blamed(self.errors, ground.layers),
+            checks=tuple(
+                replace(one, name=f"{HELD_BACK}.{one.name}")
+                for one in best.verdict.checks
+                if one.limit is not None
+            ),
         )
 
     def _plan(self, best: Candidate) -> dict[str, str]:
@@ -287,7 +311,7 @@ class _Hunt:
             "interrupted": self.interrupted,
             "sensitivity": [self._row(name, best) for name in self.errors],
             "candidates": [{**one.told(), "chosen": one is best} for one in self.candidates],
-            "verdict": sentence(self.candidates, best, self._cut()),
+            "verdict": sentence(self.candidates, best, self._without()),
         }
 
     def _row(self, name: str, best: Candidate) -> dict[str, Any]:

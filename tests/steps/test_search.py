@@ -76,6 +76,14 @@ def test_the_fastest_that_keeps_the_limits_is_chosen() -> None:
     assert chosen([fast_and_wrong], any_precision=False) is fast_and_wrong
 
 
+@pytest.mark.parametrize(("int8", "precision"), [(0.9, "int8"), (0.99, "fp32"), (1.1, "fp32")])
+def test_what_is_shipped_is_what_the_sentence_says(int8: float, precision: str) -> None:
+    every = [candidate("fp32", 1.0, error=0.0), candidate("int8", int8, layers=3)]
+    best = chosen(every, any_precision=True)
+    assert best.form.precision == precision
+    assert sentence(every, best).startswith(f"ship {precision}")
+
+
 def test_int8_that_no_layer_runs_in_does_not_count() -> None:
     empty = candidate("int8", 1.0)
     assert not empty.keeps

@@ -23,6 +23,7 @@ from edgekit.steps.compile import target_of
 from edgekit.steps.load import Network
 from edgekit.steps.prove import limits_of, reference_session
 
+NOTHING = "no layer of this graph can become int8"
 RECURRENT = ("LSTM", "GRU", "RNN")
 BY_DEFAULT = "LSTM"
 """The recurrent layer that a search considers; GRU and RNN are int8 only where a plan says so."""
@@ -31,7 +32,7 @@ BY_DEFAULT = "LSTM"
 class Ground:
     """A network, its float graph, and all that plans for it are made and judged by.
 
-    `layers` are those that a plan may quantize.
+    `layers` are those that a plan may quantize; without any, only floating precisions can be searched.
     """
 
     def __init__(
@@ -104,10 +105,8 @@ class Ground:
             for name, one in self.method.candidates(self.model, self.options(), self.measured).items()
             if (one.default or one.repeated or one.op_type == BY_DEFAULT) and one.op_type not in never
         }
-        if not found:
-            raise UnsupportedError(
-                "no layer of this graph can become int8", "use --precision fp32, fp16 or bf16"
-            )
+        if not found and not (self.recipe.search and self.recipe.search.any_precision):
+            raise UnsupportedError(NOTHING, "use --precision fp32, fp16 or bf16")
         return found
 
     def _judge(self) -> Judge:
