@@ -485,18 +485,18 @@ def bench(model: Recipe | Path, progress: Progress = silent, device: str | None 
     return _prove_only(model, ("latency",), progress, device)
 
 
-def run(folder: Path, inputs: Sequence[Path], device: str | None = None) -> Iterator[tuple[Path, Any]]:
-    """What a bundle says of each image, or the outputs for each `.npz` of named arrays.
+def run(
+    folder: Path, inputs: Sequence[str | Path], device: str | None = None
+) -> Iterator[tuple[str | Path, Any]]:
+    """What a bundle says of each image or text, or the outputs for each `.npz` of named arrays.
 
     Raises:
-        BadFileError: the folder is no bundle, a file of it was altered, or an input is no image.
+        BadFileError: the folder is no bundle, a file of it was altered, or an input is no image or text.
     """
     with open_bundle(folder, device) as session:
-        for path in inputs:
-            yield (
-                path,
-                session.infer(read_feeds(path)) if path.suffix.lower() == ".npz" else session.predict(path),
-            )
+        for source in inputs:
+            feeds = Path(source).suffix.lower() == ".npz"
+            yield source, session.infer(read_feeds(Path(source))) if feeds else session.predict(source)
 
 
 def _prove_only(

@@ -250,7 +250,8 @@ class ModelPlugin(Protocol):
 
     `TINY` are the options of the same network at its smallest, every part of it there: what tests
     build, export and compile. `states` is optional: absent means that the network has none. So is
-    `detection(options)`, which says how a detector's outputs become boxes.
+    `detection(options)`, which says how a detector's outputs become boxes, and
+    `begin(module, samples, labels)`, which gives a fresh module what is counted in the training split.
     """
 
     TASK: str
@@ -287,7 +288,8 @@ class DataPlugin(Protocol):
 
     What is in `test` is never seen in another split; calibration is drawn from what training sees.
     `preprocess` is None where the input is no image. `read(place, options)` is optional: the dataset
-    in a user's own folder or file; without it labelled images are read.
+    in a user's own folder or file; without it labelled images are read. So is `words(options, cache)`:
+    how a text becomes the input; labelled texts are read then.
     """
 
     Options: type[Any]

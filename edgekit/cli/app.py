@@ -465,13 +465,15 @@ def _subject(model: str, changes: Sequence[str] | None, said: dict[str, Any], **
 @app.command("run")
 def run_(
     bundle: options.Bundle,
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images, or .npz feeds.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Images, sequences, clips, texts, or .npz feeds.")
+    ],
     device: options.Device = None,
     json: options.Json = False,
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
 ) -> int:
-    """Run a bundle on images, sequences or named arrays, and print what it says."""
+    """Run a bundle on images, sequences, clips, texts or named arrays, and print what it says."""
     from edgekit import pipeline
 
     output.answers(pipeline.run(bundle, inputs, device), json, many=len(inputs) > 1)

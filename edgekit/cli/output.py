@@ -335,7 +335,7 @@ def exported(artifact: Artifact, as_json: bool, quiet: bool) -> None:
                 print(f"  {end[:-1]:<7} {name} [{', '.join(map(str, shape))}]")
 
 
-def answers(said: Iterator[tuple[Path, Any]], as_json: bool, many: bool) -> None:
+def answers(said: Iterator[tuple[str | Path, Any]], as_json: bool, many: bool) -> None:
     """Print what a bundle said of each input, as it says it; as JSON, all in one document."""
     from edgekit.runtime.answers import lines, told
 
@@ -351,9 +351,9 @@ def answers(said: Iterator[tuple[Path, Any]], as_json: bool, many: bool) -> None
             print(f"{path}\t{line}" if many else line)
 
 
-def _is_feed(path: Path) -> bool:
-    """Named arrays in, named arrays out; anything else is an image."""
-    return path.suffix.lower() == ".npz"
+def _is_feed(source: str | Path) -> bool:
+    """Named arrays in, named arrays out; anything else is an image or a text."""
+    return Path(source).suffix.lower() == ".npz"
 
 
 def _shapes(outputs: dict[str, Any]) -> dict[str, list[int]]:

@@ -43,8 +43,13 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--threads", type=int, help="threads of the engine")
     verbs.add_parser("check", parents=[common], help="hashes, then parity with the recorded outputs")
     verbs.add_parser("bench", parents=[common], help="latency of the engine on the recorded inputs")
-    feed = verbs.add_parser("infer", parents=[common], help="run it on an image, a sequence or named arrays")
-    feed.add_argument("input", help="an image, a .csv of a sequence, or an .npz with one array per input")
+    feed = verbs.add_parser(
+        "infer", parents=[common], help="run it on an image, a sequence, a text or named arrays"
+    )
+    feed.add_argument(
+        "input",
+        help="an image, a .csv of a sequence, a text or its .txt, or an .npz with one array per input",
+    )
     feed.add_argument("--output", help="write the outputs to this .npz")
     made = verbs.add_parser("build", parents=[common], help="build the engine on this device and prove it")
     made.add_argument("--workspace-mb", type=int, help="memory that the builder's kernels may use, in MB")
@@ -121,13 +126,15 @@ def measure(folder: Path, device: Optional[str] = None, threads: Optional[int] =
 
 
 def infer(folder: Path, options: argparse.Namespace) -> int:
-    """Print what the network says of an image, or the outputs for named arrays."""
+    """Print what the network says of an image or a text, or the outputs for named arrays."""
     path = Path(options.input)
     with open_bundle(folder, options.device, options.threads) as session:
         if path.suffix.lower() != ".npz":
             if options.output:
-                raise UsageError("--output takes the outputs for an .npz", "leave it out for an image")
-            answer = session.predict(path)
+                raise UsageError(
+                    "--output takes the outputs for an .npz", "leave it out for an image or a text"
+                )
+            answer = session.predict(options.input)
             said = [json.dumps({"answer": answers.told(answer)})] if options.json else answers.lines(answer)
             for line in said:
                 print(line)

@@ -1,4 +1,4 @@
-"""The plain data that travels in a bundle: tensors, states, preprocessing, labels."""
+"""The plain data that travels in a bundle: tensors, states, preprocessing, words, labels."""
 
 from __future__ import annotations
 
@@ -87,6 +87,30 @@ class Preprocess:
     order: str = "RGB"
     mean: Tuple[float, ...] = (0.0,)
     std: Tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True)
+class Words:
+    """How a text becomes the network's input, ids of shape (1, time), int64.
+
+    What the regular expression `pattern` finds are the words, of the text in lower case with `lower`.
+    With `stem` above 0 a longer word is followed by its first `stem` letters and a star, with `pairs`
+    two neighbours also stand as one entry. `vocabulary` has one entry a line: the first has id 2. Id 1
+    is a word that is not there; a stem or a pair that is not there is left out. 0 is padding.
+    At most `longest` ids are taken.
+    """
+
+    vocabulary: str
+    pattern: str
+    lower: bool = True
+    stem: int = 0
+    pairs: bool = False
+    longest: int = 512
+
+    @property
+    def ids(self) -> int:
+        """How many ids there are, 0 and 1 among them."""
+        return 2 + len(self.vocabulary.split("\n"))
 
 
 @dataclass(frozen=True)
@@ -186,6 +210,7 @@ class Manifest:
     outputs: Tuple[TensorSpec, ...]
     states: Tuple[State, ...] = ()
     preprocess: Optional[Preprocess] = None
+    words: Optional[Words] = None
     labels: Optional[Labels] = None
     detection: Optional[Detection] = None
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -244,6 +269,8 @@ def _manifest(told: Dict[str, Any]) -> Manifest:
     if told["preprocess"] is not None:
         lists = {key: tuple(value) for key, value in told["preprocess"].items() if isinstance(value, list)}
         told["preprocess"] = Preprocess(**dict(told["preprocess"], **lists))
+    if told.get("words") is not None:
+        told["words"] = Words(**told["words"])
     if told["labels"] is not None:
         told["labels"] = Labels(**dict(told["labels"], values=tuple(told["labels"]["values"])))
     if told.get("detection") is not None:
@@ -271,6 +298,9 @@ def _refuse_nonsense(manifest: Manifest) -> None:
         min(preprocess.height, preprocess.channels, preprocess.width_multiple) < 1
     ):
         raise ValueError("its preprocessing makes an image of no size")
+    words = manifest.words
+    if words is not None and (words.longest < 1 or words.stem < 0 or not isinstance(words.vocabulary, str)):
+        raise ValueError("its words are none")
 
 
 def _tensors(items: List[Dict[str, Any]]) -> Tuple[TensorSpec, ...]:

@@ -1,4 +1,4 @@
-"""A bundle, opened: arrays in and arrays out, or an image in and an answer out."""
+"""A bundle, opened: arrays in and arrays out, or an image or a text in and an answer out."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from .clips import prepare_clip, read_clip, takes_clips
 from .decode import decode
 from .detection import decode_boxes, named
 from .engines import EngineOptions, Runner, load_engine
-from .errors import BadFileError, HardwareError
-from .manifest import Manifest, read_manifest, verify
+from .errors import BadFileError, HardwareError, UsageError
+from .manifest import Manifest, Words, read_manifest, verify
 from .preprocess import prepare, read_image, to_image
 from .sequence_file import fed_sequence
+from .words import ids, read_text
 
 HOST_CODE = "EDGEKIT_HOST_CODE"
 """Set to 1 by who trusts a bundle: a version-compatible plan carries machine code of its own."""
@@ -74,31 +75,37 @@ class Session:
         """Forget the carried states: the next call starts a new sequence."""
         self._carried = {}
 
-    def predict(self, image: Union[str, Path, np.ndarray]) -> Any:
-        """What the network says of one image: the text it reads, the class it sees, of a detector the
-        list of each `Box` in pixels of the image; without labels the outputs by name.
+    def predict(self, source: Union[str, Path, np.ndarray]) -> Any:
+        """What the network says of one image or text: the text it reads, the class it sees, of a detector
+        the list of each `Box` in pixels of the image; without labels the outputs by name.
 
-        `image` is a file, or uint8 of shape (height, width) or (height, width, 3). Where the network takes
-        sequences it is a `.csv` or `.npy` with one row a step, or an array (time, features); where it
-        takes clips, what `clips.read_clip` reads, or such frames along a first axis.
+        `source` is an image's file, or uint8 of shape (height, width) or (height, width, 3). Where the
+        network takes sequences it is a `.csv` or `.npy` with one row a step, or an array (time, features);
+        where it takes clips, what `clips.read_clip` reads, or such frames along a first axis; where it
+        reads texts, the text or its `.txt` file.
 
         Raises:
             BadFileError: the file is no image, or the outputs are not what the bundle says of them.
-            UsageError: the bundle's network takes neither images nor sequences.
+            UsageError: the bundle's network takes nothing of this kind.
         """
         preprocess, labels = self.manifest.preprocess, self.manifest.labels
+        name = self.manifest.inputs[0].name
+        if self.manifest.words is not None:
+            return self._decoded(self.infer({name: _fed_text(source, self.manifest.words)}))
         if preprocess is None:
-            fed = fed_sequence(image, self.manifest.inputs)
-            outputs = self.infer({self.manifest.inputs[0].name: fed})
-            return outputs if labels is None else decode(outputs[self.manifest.outputs[0].name], labels)[0]
+            return self._decoded(self.infer({name: fed_sequence(source, self.manifest.inputs)}))
         read, made = (read_clip, prepare_clip) if self._of_clips() else (read_image, prepare)
-        pixels = read(Path(image)) if isinstance(image, (str, Path)) else image
+        pixels = read(Path(source)) if isinstance(source, (str, Path)) else source
         fed = made(pixels, preprocess)
-        outputs = self.infer({self.manifest.inputs[0].name: fed})
+        outputs = self.infer({name: fed})
         if self.manifest.detection is not None:
             found = decode_boxes(outputs, self.manifest.detection, (fed.shape[2], fed.shape[3]))[0]
             placed = to_image(found.boxes, preprocess, pixels.shape[0], pixels.shape[1])
             return named(found.seen_at(placed), labels.values if labels else None)
+        return self._decoded(outputs)
+
+    def _decoded(self, outputs: Dict[str, np.ndarray]) -> Any:
+        labels = self.manifest.labels
         return outputs if labels is None else decode(outputs[self.manifest.outputs[0].name], labels)[0]
 
     def _of_clips(self) -> bool:
@@ -114,6 +121,12 @@ class Session:
         trace: Optional[TracebackType],
     ) -> None:
         self.runner.__exit__(kind, error, trace)
+
+
+def _fed_text(source: Union[str, Path, np.ndarray], words: Words) -> np.ndarray:
+    if isinstance(source, np.ndarray):
+        raise UsageError("this bundle reads texts", "give a text, or use infer() with named arrays")
+    return ids(read_text(source), words)
 
 
 def open_bundle(

@@ -42,6 +42,7 @@ def manifest(
         outputs=outputs,
         states=graph.states,
         preprocess=network.preprocess,
+        words=network.words,
         labels=network.labels,
         detection=network.detection,
         limits=limits_of(recipe),

@@ -11,7 +11,16 @@ from edgekit import cache, registry
 from edgekit import recipe as recipes
 from edgekit.data._array_checks import batch_axis
 from edgekit.runtime.errors import BadFileError, UsageError
-from edgekit.runtime.manifest import Detection, Labels, Preprocess, State, TensorSpec, sha256_of, with_states
+from edgekit.runtime.manifest import (
+    Detection,
+    Labels,
+    Preprocess,
+    State,
+    TensorSpec,
+    Words,
+    sha256_of,
+    with_states,
+)
 from edgekit.spec import DataPlugin, Dataset, ModelPlugin, Recipe, Sample, TaskPlugin
 
 if TYPE_CHECKING:
@@ -42,6 +51,7 @@ class Network:
     weights_sha256: str
     graph: Path | None = None
     detection: Detection | None = None
+    words: Words | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -127,6 +137,7 @@ def describe(recipe: Recipe, module: torch.nn.Module, weights_sha256: str) -> Ne
         task=task,
         weights_sha256=weights_sha256,
         detection=detection,
+        words=words_of(data, data_options, model_options=options),
     )
 
 
@@ -138,6 +149,22 @@ def labels_of(task: TaskPlugin, data: DataPlugin, options: Any) -> Labels:
 def detection_of(model: ModelPlugin, options: Any) -> Detection | None:
     """How a detector's outputs become boxes; None for another network."""
     return model.detection(options) if hasattr(model, "detection") else None
+
+
+def words_of(data: DataPlugin, options: Any, model_options: Any) -> Words | None:
+    """How a text becomes ids; None where the input is no text.
+
+    Raises:
+        UsageError: the network was made for another number of ids.
+    """
+    words: Words | None = data.words(options, cache.folder()) if hasattr(data, "words") else None
+    known = getattr(model_options, "tokens", 0)
+    if words is not None and known < words.ids:
+        raise UsageError(
+            f"the data's texts have {words.ids} different ids, and the network knows {known}",
+            f"set model.options.tokens to {words.ids}",
+        )
+    return words
 
 
 def _classes(outputs: Sequence[TensorSpec], labels: Labels, detection: Detection | None) -> int | str:
@@ -165,12 +192,15 @@ def samples(recipe: Recipe, split: str, network: Network) -> Dataset:
 
 
 def _read(plugin: DataPlugin, place: Path, options: Any, network: Network) -> Dataset:
-    """A user's own data, by the data set's own reader, or else a folder of labelled images."""
+    """A user's own data, by the data set's own reader, or else labelled texts or images."""
     from edgekit.data._folder import load_folder
+    from edgekit.data._texts import load_texts
 
     if hasattr(plugin, "read"):
         own: Dataset = plugin.read(place, options)
         return own
+    if network.words is not None and network.labels is not None:
+        return load_texts(place, network.words, network.labels)
     if network.preprocess is None or network.labels is None:
         raise UsageError(f"{place}: this data set cannot be read from a folder", "leave --data out")
     return load_folder(place, network.preprocess, network.labels)

@@ -78,6 +78,8 @@ def _trained(plan: _Plan, out: Path, progress: Callable[[TrainProgress], None], 
     checkpoint = out / f"{recipe.name}.checkpoint.safetensors"
     reading = _reading(plan)
     job = _job(plan, module, reading, checkpoint)
+    if hasattr(plan.model, "begin"):
+        plan.model.begin(module, gather(job.train, plan.options.workers), reading.labels)
     best = Fitting(job, progress).run()
     samples = gather(plan.data.load("test", plan.data_options, cache.folder()), plan.options.workers)
     answers = evaluate(module, samples, plan.task, reading)

@@ -15,9 +15,17 @@ if TYPE_CHECKING:
 
 
 def collate(samples: Sequence[Sample]) -> tuple[tuple[np.ndarray, ...], list[Any]]:
-    """Stack samples of equal shape, input by input: (batch, ...) each, and their labels."""
+    """Stack samples, input by input: (batch, ...) each, and their labels; ids of texts are padded with 0."""
     inputs = zip(*(sample.inputs for sample in samples), strict=True)
-    return tuple(np.stack(arrays) for arrays in inputs), [sample.target for sample in samples]
+    return tuple(np.stack(_even(arrays)) for arrays in inputs), [sample.target for sample in samples]
+
+
+def _even(arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """Rows of ids, (time,) integers, all as long as the longest; anything else as it is."""
+    if arrays[0].ndim != 1 or arrays[0].dtype.kind != "i":
+        return arrays
+    longest = max(len(array) for array in arrays)
+    return [np.pad(array, (0, longest - len(array))) for array in arrays]
 
 
 def loss(outputs: Sequence[torch.Tensor], targets: list[Any], labels: Labels) -> torch.Tensor:
