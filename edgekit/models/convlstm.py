@@ -42,6 +42,8 @@ from edgekit.runtime.manifest import State, TensorSpec
 TASK = "motion"
 STRIDE = 4
 HEADS = 4
+LONGEST = 64
+"""Frames of a clip at most; the form `recurrent` takes what is longer in parts, its states carried on."""
 
 States = tuple[torch.Tensor, torch.Tensor]
 
@@ -169,12 +171,15 @@ class ConvLSTM(nn.Module):
 class FrameAttention(nn.Module):
     """The form `attention`. See the module's docstring for shapes."""
 
+    moments: torch.Tensor
+
     def __init__(self, options: Options) -> None:
         super().__init__()
         width, places = 4 * options.hidden, options.height // (2 * STRIDE) * (options.width // (2 * STRIDE))
         self.stem = _stem(options)
         self.head = _summary(options.stem, 2 * options.hidden)
         self.token = nn.Linear(2 * options.hidden * places, width)
+        self.register_buffer("moments", _moments(width), persistent=False)
         self.encoder = nn.ModuleList(EncoderLayer(width) for _ in range(options.layers))
         self.norm = nn.LayerNorm(width)
         self.classifier = nn.Linear(width, options.classes)
@@ -183,7 +188,7 @@ class FrameAttention(nn.Module):
         """Logits."""
         frames = self.head(self.stem(clip.flatten(0, 1)))
         tokens = self.token(frames.flatten(1)).unflatten(0, clip.shape[:2])
-        tokens = tokens + _moments(tokens)
+        tokens = tokens + self.moments[: tokens.shape[1]]
         for layer in self.encoder:
             tokens = layer(tokens)
         logits: torch.Tensor = self.classifier(self.norm(tokens).mean(1))
@@ -215,9 +220,13 @@ def build(options: Options) -> ConvLSTM | FrameAttention:
 
 
 def inputs(options: Options) -> tuple[TensorSpec, ...]:
-    """Clips of any length."""
+    """Clips of any length. Attention begins at two frames: one has nothing to be compared with.
+
+    OpenVINO 2026.4.1 also needs that: once it has seen a single token, 16 or more come out wrong.
+    """
     shape = ("batch", "time", options.channels, options.height, options.width)
-    return (TensorSpec("clip", shape, ranges={"batch": (1, 64), "time": (1, 64)}),)
+    shortest = 2 if options.form == "attention" else 1
+    return (TensorSpec("clip", shape, ranges={"batch": (1, 64), "time": (shortest, LONGEST)}),)
 
 
 def outputs(options: Options) -> tuple[TensorSpec, ...]:
@@ -247,9 +256,8 @@ def _summary(channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.ReLU())
 
 
-def _moments(tokens: torch.Tensor) -> torch.Tensor:
-    """Sines and cosines of each token's place in time (Vaswani et al., section 3.5): (time, width)."""
-    width = tokens.shape[2]
-    rates = torch.exp(torch.arange(0, width, 2, device=tokens.device) * (-math.log(1e4) / width))
-    angles = torch.arange(tokens.shape[1], device=tokens.device)[:, None] * rates
+def _moments(width: int) -> torch.Tensor:
+    """Sines and cosines of each place in time (Vaswani et al., section 3.5): (LONGEST, width)."""
+    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(1e4) / width))
+    angles = torch.arange(LONGEST)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], 1)
