@@ -89,9 +89,7 @@ MaxError = Annotated[
 ]
 Models = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[MODEL]...", help="As for compile; every built-in recipe with weights by default."
-    ),
+    typer.Argument(metavar="MODEL", help="As for compile; every built-in recipe with weights by default."),
 ]
 Targets = Annotated[
     list[str] | None,

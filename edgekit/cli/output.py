@@ -210,7 +210,7 @@ def _print_finished(now: Standing, live: Live | None) -> None:
     said = cells(row)
     facts = [f"{name} {said[name]}" for name in ("error", "p50 ms", "speedup") if said[name]]
     style = "red" if row.wrong else "green" if row.passed else "yellow"
-    verdict = "passed" if row.passed else said["verdict"]
+    verdict = "passed" if row.passed else said["verdict"] if row.wrong else f"{row.state}, {said['verdict']}"
     line = Text(f"{now.done}/{now.total} ", "dim") + Text(f"{row.name}: ") + Text(verdict, style)
     line.append("".join(f", {fact}" for fact in facts) + f" ({_span(row.seconds.get(now.step, 0))})", "dim")
     (live.console if live else Console(stderr=True, soft_wrap=True)).print(line, highlight=False)
@@ -224,13 +224,15 @@ def _print_running(now: Standing) -> None:
 
 def swept(found: Sweep, folder: Path, as_json: bool, quiet: bool) -> None:
     """Print what a sweep came to: a row for each cell, how many came to what, and where the page is."""
-    from edgekit.report.sweep import sentence
+    from edgekit.report.sweep import doubts, sentence
 
     if as_json:
         print(found.json())
     elif not quiet:
         _print_swept(found)
         print(sentence(found))
+        for doubt in doubts(found):
+            print(f"doubtful: {doubt}")
         print(folder / "sweep.html")
 
 

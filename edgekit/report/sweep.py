@@ -28,6 +28,8 @@ COLUMNS = (
 )  # fmt: skip
 NUMBERS = ("error", "score", "drop", "p50 ms", "speedup", "engine MB")
 MB = 1e6
+STEADY = 2.0
+"""Medians of one network on an idle machine differ by less than this factor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,8 @@ class Sweep:
             "total": self.total,
             "kept": self.kept,
             "complete": self.complete,
-            "passed": not any(row.wrong for row in self.rows) if self.complete else None,
+            "passed": {0: True, 1: False}.get(self.exit_code) if self.complete else None,
+            "doubts": doubts(self),
             "cells": [asdict(row) for row in self.rows],
         }
 
@@ -172,7 +175,7 @@ def cells(row: Row) -> dict[str, str]:
         _score(accuracy, "drop") if accuracy else "",
         f"{latency['target']['p50_ms']:.3f}" if latency else "",
         f"{latency['speedup']:.2f}" if latency else "",
-        "" if row.engine_mb is None else f"{row.engine_mb:.2f}",
+        "" if row.engine_mb is None else f"{row.engine_mb:.3g}",
         verdict(row),
     )
     return dict(zip(COLUMNS, texts, strict=True))
@@ -191,6 +194,20 @@ def verdict(row: Row) -> str:
     if row.passed is True:
         return "passed" if row.latency else "passed, not timed yet"
     return f"FAILED: {said}" if row.wrong else said
+
+
+def doubts(sweep: Sweep) -> list[str]:
+    """Where PyTorch, timed anew beside every cell of a model, was not equally fast: what else ran then?"""
+    times: dict[str, list[float]] = {}
+    for row in sweep.rows:
+        if row.latency and row.latency.get("reference"):
+            times.setdefault(row.model, []).append(row.latency["reference"]["p50_ms"])
+    return [
+        f"{model}: PyTorch itself took {min(found):.3g} to {max(found):.3g} ms, so the machine was busy; "
+        "time it again with --fresh when it is idle"
+        for model, found in times.items()
+        if max(found) > STEADY * min(found)
+    ]
 
 
 def sentence(sweep: Sweep) -> str:
@@ -242,6 +259,7 @@ def html(sweep: Sweep) -> str:
     before = ("", *(row.model for row in sweep.rows))
     body = "".join(_html_row(row, row.model != last) for row, last in zip(sweep.rows, before, strict=False))
     facts: Sequence[tuple[str, str]] = (
+        *(("doubtful", doubt) for doubt in doubts(sweep)),
         *MEANING,
         ("command", sweep.command),
         ("machine", ", ".join(f"{key} {value}" for key, value in sweep.environment.items() if value)),

@@ -24,6 +24,7 @@ def test_a_sweep_from_beginning_to_end_and_again(edgekit: Cli, tmp_path: Path) -
     )  # fmt: skip
     ran = edgekit(*asked, "--json", cwd=tmp_path)
     assert ran.code == 0, ran.err
+    assert "cnn onnxruntime fp32: passed" in ran.err
     assert ran.json == json.loads((tmp_path / "out" / "sweep.json").read_text())
     rows = {(row["target"], row["precision"]): row for row in ran.json["cells"]}
     assert [row["state"] for row in rows.values()] == ["proved", "refused", "built", "built"]

@@ -251,6 +251,23 @@ def test_what_is_misspelt_is_said_first(
     assert swept == []
 
 
+def timed(model: str, *references: float) -> list[Row]:
+    return [
+        Row(
+            model=model, target="t", precision="fp32", state="proved", exit_code=0, passed=True,
+            latency={"reference": {"p50_ms": p50}, "target": {"p50_ms": 0.1}, "speedup": p50 / 0.1},
+        )
+        for p50 in references
+    ]  # fmt: skip
+
+
+def test_latencies_from_a_busy_machine_are_doubted() -> None:
+    found = Sweep(rows=(*timed("calm", 1.0, 1.4), *timed("busy", 0.2, 40.0)), total=4)
+    (doubt,) = found.told()["doubts"]
+    assert "busy: PyTorch itself took 0.2 to 40 ms" in doubt
+    assert doubt in html(found)
+
+
 def test_the_page_escapes_what_it_shows() -> None:
     row = Row(model="<b>", target="t", precision="fp32", state="refused", exit_code=4, reason="<i>")
     page = html(Sweep(rows=(row,), total=1))

@@ -107,9 +107,13 @@ class Child:
             pass  # why it has ended already is read in `ending`
 
     def _listen(self, mail: Queue[Said]) -> None:
-        for line in self._process.stdout or ():
-            mail.put(Said(self, json.loads(line)))
-        mail.put(Said(self, None))
+        try:
+            for line in self._process.stdout or ():
+                mail.put(Said(self, json.loads(line)))
+        except ValueError:
+            pass  # it died in the middle of a line, and `ending` says how
+        finally:
+            mail.put(Said(self, None))
 
     def _kill(self) -> None:
         if hasattr(os, "killpg"):
