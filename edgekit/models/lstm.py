@@ -4,7 +4,7 @@ Hochreiter, Schmidhuber: Long Short-Term Memory, Neural Computation 9(8), 1997; 
 Gers, Schmidhuber, Cummins: Learning to Forget, Neural Computation 12(10), 2000, which begins open (bias 1),
 and without peepholes.
 
-    sequence (batch, time, features), raw values of any length -> mean 0, variance 1
+    sequence (batch, time, features), raw values of any length -> mean 0, variance 1, finer too if asked
     -> layers of   i, f, o = sigmoid(W x + U h),  g = tanh(W' x + U' h)
                    c = f * c + i * g,  h = o * tanh(c)
     -> the last step or the mean of all (batch, hidden * directions) -> logits (batch, classes)
@@ -31,7 +31,7 @@ class Options(_sequences.SequenceOptions):
     """Those of every recurrent classifier."""
 
 
-TINY = Options(features=3, hidden=8, classes=3)
+TINY = Options(features=3, hidden=8, classes=3, fine=20.0)
 
 
 class LSTM(nn.Module):
@@ -39,9 +39,9 @@ class LSTM(nn.Module):
 
     def __init__(self, options: Options) -> None:
         super().__init__()
-        self.even = _sequences.Even(options.features)
+        self.standardize = _sequences.Standardize(options.features, options.fine)
         self.lstm = nn.LSTM(
-            options.features,
+            options.seen,
             options.hidden,
             num_layers=options.layers,
             bidirectional=options.bidirectional,
@@ -62,7 +62,7 @@ class LSTM(nn.Module):
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Logits; with initial states given, also the final ones."""
         given = None if h0 is None or c0 is None else (h0, c0)
-        steps, (hn, cn) = self.lstm(self.even(sequence), given)
+        steps, (hn, cn) = self.lstm(self.standardize(sequence), given)
         logits, *sums = self.head(steps, hn, total0, count0)
         return logits if given is None else (logits, hn, cn, *sums)
 

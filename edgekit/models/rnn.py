@@ -4,7 +4,7 @@ Elman: Finding Structure in Time, Cognitive Science 14(2), 1990. Its recurrent m
 with `tanh`, and as the identity with `relu` (Le, Jaitly, Hinton: arXiv 1504.00941), so that gradients
 reach the first steps.
 
-    sequence (batch, time, features), raw values of any length -> mean 0, variance 1
+    sequence (batch, time, features), raw values of any length -> mean 0, variance 1, finer too if asked
     -> layers of   h = tanh(W x + U h)
     -> the last step or the mean of all (batch, hidden * directions) -> logits (batch, classes)
 """
@@ -30,7 +30,7 @@ class Options(_sequences.SequenceOptions):
     nonlinearity: Literal["tanh", "relu"] = "tanh"
 
 
-TINY = Options(features=3, hidden=8, classes=3, pooling="mean")
+TINY = Options(features=3, hidden=8, classes=3, fine=20.0, pooling="mean")
 
 
 class RNN(nn.Module):
@@ -38,9 +38,9 @@ class RNN(nn.Module):
 
     def __init__(self, options: Options) -> None:
         super().__init__()
-        self.even = _sequences.Even(options.features)
+        self.standardize = _sequences.Standardize(options.features, options.fine)
         self.rnn = nn.RNN(
-            options.features,
+            options.seen,
             options.hidden,
             num_layers=options.layers,
             nonlinearity=options.nonlinearity,
@@ -61,7 +61,7 @@ class RNN(nn.Module):
         count0: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Logits; with initial states given, also the final ones."""
-        steps, hn = self.rnn(self.even(sequence), h0)
+        steps, hn = self.rnn(self.standardize(sequence), h0)
         logits, *sums = self.head(steps, hn, total0, count0)
         return logits if h0 is None else (logits, hn, *sums)
 

@@ -73,15 +73,15 @@ def test_the_unit_of_a_sensor_does_not_matter(plugin: ModuleType) -> None:
 
 
 def test_statistics_are_those_of_everything_seen() -> None:
-    even, parts = _sequences.Even(2), [torch.randn(4, 5, 2) * 3 + 1, torch.randn(2, 9, 2) - 4]
+    standardize, parts = _sequences.Standardize(2), [torch.randn(4, 5, 2) * 3 + 1, torch.randn(2, 9, 2) - 4]
     for part in parts:
-        even(part)
+        standardize(part)
     seen = torch.cat([part.flatten(0, 1) for part in parts])
-    assert torch.allclose(even.mean, seen.mean(0), atol=1e-5)
-    assert torch.allclose(even.variance, seen.var(0, correction=0), rtol=1e-4)
-    before = even.mean.clone()
-    even.eval()(torch.randn(3, 3, 2))
-    assert torch.equal(even.mean, before)
+    assert torch.allclose(standardize.mean, seen.mean(0), atol=1e-5)
+    assert torch.allclose(standardize.variance, seen.var(0, correction=0), rtol=1e-4)
+    before = standardize.mean.clone()
+    standardize.eval()(torch.randn(3, 3, 2))
+    assert torch.equal(standardize.mean, before)
 
 
 @FAMILY
@@ -94,7 +94,20 @@ def test_recurrent_matrices_begin_orthogonal(plugin: ModuleType) -> None:
 
 
 @FAMILY
-@pytest.mark.parametrize("wrong", [{"layers": 0}, {"classes": 0}, {"dropout": 1.0}])
+@pytest.mark.parametrize("wrong", [{"layers": 0}, {"classes": 0}, {"dropout": 1.0}, {"fine": -1.0}])
 def test_options_that_cannot_be_are_refused(plugin: ModuleType, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         plugin.Options(**wrong)
+
+
+def test_a_finer_view_tells_small_movements_apart() -> None:
+    plain, fine = _sequences.Standardize(1), _sequences.Standardize(1, 20.0)
+    steps = torch.tensor([[[-10.0], [10.0], [0.0], [0.1]]])
+    for module in (plain, fine):
+        module(steps)
+        module.eval()
+    seen = fine(steps)
+    assert torch.equal(seen[..., :1], plain(steps))
+    coarse, finer = (float(seen[0, 3, view] - seen[0, 2, view]) for view in (0, 1))
+    assert finer > 5 * coarse
+    assert float(seen[..., 1].abs().max()) < 2 * float(seen[..., 0].abs().max())
