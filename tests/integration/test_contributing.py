@@ -73,7 +73,7 @@ def test_the_examples_keep_the_rules(checkout: Path, examples: dict[str, str]) -
     ran(checkout, str(tools / "lint-imports"), "--no-cache")
     wanted = "travels or plugin or options_are or two_halves"
     told = ran(
-        checkout, sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", "-k", wanted,
+        checkout, sys.executable, "-m", "pytest", "-n0", "-vv", "-p", "no:cacheprovider", "-k", wanted,
         "tests/test_house.py",
     )  # fmt: skip
     for name in examples:
