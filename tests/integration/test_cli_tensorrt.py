@@ -22,9 +22,15 @@ from tests.integration.conftest import Compiled
 pytestmark = pytest.mark.skipif(bool(probe_gpus().devices), reason="this machine has a GPU")
 
 PRECISIONS = ("fp32", "fp16", "int8")
+IN_THE_GATE = ("cnn", "convlstm", "crnn")
+"""Every architecture at its smallest is built in tests/test_family.py; the other recipes are slow."""
+RECIPES = [
+    pytest.param(name, marks=() if name in IN_THE_GATE else pytest.mark.slow)
+    for name in registry.names("recipe")
+]
 
 
-@pytest.mark.parametrize("model", registry.names("recipe"))
+@pytest.mark.parametrize("model", RECIPES)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_built_in_model_builds_with_rtx(compiled: Compiled, model: str, precision: str) -> None:
     bundle, ran = compiled(model, "tensorrt-rtx", precision)
