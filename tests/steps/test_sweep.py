@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -161,6 +162,26 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
     before = inodes(tmp_path, ["a"]) if step == "timing" else None
     assert sweep(cells("a"), tmp_path).kept == (1 if step == "timing" else 0)
     assert before in (None, inodes(tmp_path, ["a"]))
+
+
+def test_an_interrupt_while_a_process_is_being_started_ends_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    real = child.subprocess.Popen
+
+    def interrupted(*arguments: object, **options: object) -> object:
+        process = real(*arguments, **options)  # type: ignore[call-overload]
+        started.append(process.pid)
+        os.kill(os.getpid(), signal.SIGINT)
+        return process
+
+    monkeypatch.setattr(child.subprocess, "Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(cells("building"), tmp_path)
+    assert len(started) == 1
+    assert not alive(started[0])
+    assert not list((tmp_path / ".sweep").glob("*.log"))
 
 
 def alive(pid: int) -> bool:

@@ -11,15 +11,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from time import monotonic
 from typing import Any
 
 PROGRAM = "edgekit.cli.cell"
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 GRACE_S = 20.0
 """A step that is inside an engine's compiler cannot tidy up before that returns."""
 
@@ -121,6 +123,23 @@ class Child:
         else:
             self._process.kill()
         self._process.wait()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait: a process that is being started must be known before it can be ended."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    caught: list[int] = []
+    before = {number: signal.signal(number, lambda sent, frame: caught.append(sent)) for number in INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        signal.raise_signal(caught[0])
 
 
 def _environment(threads: int | None) -> dict[str, str]:

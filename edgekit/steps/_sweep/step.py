@@ -12,7 +12,7 @@ from edgekit import recipe as recipes
 from edgekit.report.sweep import Row
 from edgekit.steps._sweep import rows
 from edgekit.steps._sweep.cell import Cell
-from edgekit.steps._sweep.child import Child, Said
+from edgekit.steps._sweep.child import Child, Said, undisturbed
 from edgekit.steps._sweep.ledger import Ledger
 from edgekit.steps._sweep.standing import Running, Standing, Watch
 
@@ -59,7 +59,8 @@ class Step:
             "threads": self._threads,
             "argv": sys.argv,
         }
-        self._running[Child(request, self._threads, self._ledger.log(cell), self._mail)] = cell
+        with undisturbed():
+            self._running[Child(request, self._threads, self._ledger.log(cell), self._mail)] = cell
 
     def _hear(self) -> None:
         try:
@@ -69,9 +70,10 @@ class Step:
         if said.told is not None:
             said.child.hear(said.told)
             return
-        cell = self._running.pop(said.child)
-        row = self._row(cell, said.child)
-        self._ledger.write(cell, row)
+        with undisturbed():
+            cell = self._running.pop(said.child)
+            row = self._row(cell, said.child)
+            self._ledger.write(cell, row)
         self._tell(row)
 
     def _row(self, cell: Cell, child: Child) -> Row:
