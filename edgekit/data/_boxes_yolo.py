@@ -33,23 +33,17 @@ def read(folder: Path, size_of: Callable[[Path], tuple[int, int]]) -> list[Marke
     """
     names = _names(folder)
     apart = (folder / "labels").is_dir()
-    images = folder / "images" if apart else folder
-    labels = folder / "labels" if apart else folder
-    found = {path.relative_to(images).with_suffix("") for path in labels_without(images)}
+    images, labels = (folder / "images", folder / "labels") if apart else (folder, folder)
     texts = {path.relative_to(labels).with_suffix(""): path for path in _texts(labels)}
+    pictures = {path.relative_to(images).with_suffix(""): path for path in _pictures(images)}
     for key, path in texts.items():
-        if key not in found:
-            raise BadFileError(
-                f"{path}: there is no image for it", f"put {key}.png or another image into {images}"
-            )
-    return [
-        _marked(path, texts.get(path.relative_to(images).with_suffix("")), names, size_of)
-        for path in labels_without(images)
-    ]
+        if key not in pictures:
+            hint = f"put {key}.png or another image into {images}"
+            raise BadFileError(f"{path}: there is no image for it", hint)
+    return [_marked(path, texts.get(key), names, size_of) for key, path in pictures.items()]
 
 
-def labels_without(folder: Path) -> list[Path]:
-    """The images of a folder and of those in it."""
+def _pictures(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 

@@ -17,11 +17,15 @@ INSTALL = "pip install 'edgekit-deploy[train]'"
 SKIMAGE, SKLEARN, MATPLOTLIB = "skimage/data", "sklearn/datasets/images", "matplotlib/mpl-data/sample_data"
 SOURCES = (
     Source(
-        name="Photographs: brick, camera, coffee, grass, chelsea, gravel",
+        name="Photographs: brick, camera, chelsea, coffee, grass, gravel, retina",
         licence="CC0-1.0",
         package="scikit-image",
     ),
-    Source(name="Photographs: astronaut, coins, rocket", licence="public domain", package="scikit-image"),
+    Source(
+        name="Photographs: astronaut, coins, hubble, ihc, rocket",
+        licence="public domain",
+        package="scikit-image",
+    ),
     Source(name="Photographs: china, flower", licence="CC-BY-2.0", package="scikit-learn"),
     Source(name="Photograph: Grace Hopper", licence="public domain", package="matplotlib"),
 )
@@ -33,6 +37,13 @@ FILES = {
         (SKIMAGE, "camera.png", "b0793d2adda0fa6ae899c03989482bff9a42d3d5690fc7e3648f2795d730c23a"),
         (SKIMAGE, "brick.png", "7966caf324f6ba843118d98f7a07746d22f6a343430add0233eca5f6eaaa8fcf"),
         (SKIMAGE, "grass.png", "b6b6022426b38936c43a4ac09635cd78af074e90f42ffa8227ac8b7452d39f89"),
+        (
+            SKIMAGE,
+            "hubble_deep_field.jpg",
+            "3a19c5dd8a927a9334bb1229a6d63711b1c0c767fb27e2286e7c84a3e2c2f5f4",
+        ),
+        (SKIMAGE, "ihc.png", "f8dd1aa387ddd1f49d8ad13b50921b237df8e9b262606d258770687b0ef93cef"),
+        (SKIMAGE, "retina.jpg", "38a07f36f27f095e818aea7b96d34202c05176d30253c66733f2e00379e9e0e6"),
     ),
     "validation": (
         (SKIMAGE, "coins.png", "f8d773fc9cfa6f4d8e5942dc34d0a0788fcaed2a4fefbbed0aef5398d7ef4cba"),

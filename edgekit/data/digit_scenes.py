@@ -25,8 +25,10 @@ from edgekit.spec import Objects, Sample
 
 SOURCES = (SOURCE, *_photographs.SOURCES)
 SCENES = {"train": 4000, "validation": 400, "calibration": 200, "test": 1000}
-SMALLEST, LARGEST = 1 / 8, 1 / 2
+SMALLEST, LARGEST = 1 / 6, 1 / 2
 """The longer side of a digit, in shares of the scene's."""
+WIDEST = 6
+"""A scene shows at most so many of its sides of a photograph."""
 INK = 64
 """Where the ink is darker than so much of 255 it counts as the digit's edge."""
 MIN_CONTRAST = 60.0
@@ -51,15 +53,8 @@ class Options:
 
 def preprocess(options: Options) -> Preprocess:
     """Colour, fitted into a square on grey, values -1 to 1."""
-    return Preprocess(
-        height=options.size,
-        width=options.size,
-        channels=3,
-        fit="letterbox",
-        fill=128,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-    )
+    size, half = options.size, (0.5, 0.5, 0.5)
+    return Preprocess(height=size, width=size, channels=3, fit="letterbox", fill=128, mean=half, std=half)
 
 
 def labels(options: Options) -> Labels:
@@ -115,7 +110,7 @@ class Scenes:
         if not 0 <= index < len(self):
             raise IndexError(index)
         rng = np.random.default_rng((self._seed, self._place, self._epoch, index))
-        scene = _background(self._photographs[rng.integers(len(self._photographs))], self._size, rng)
+        scene = self._ground(rng)
         boxes: list[np.ndarray] = []
         classes: list[int] = []
         for _ in range(int(rng.integers(1, MOST_DIGITS + 1))):
@@ -126,21 +121,61 @@ class Scenes:
                 _laid_on(scene, ink, box, rng)
                 boxes.append(box)
                 classes.append(int(self._classes[number]))
-        noisy = scene + rng.normal(0.0, rng.uniform(0.0, 6.0), scene.shape)
+        noisy = scene + np.float32(rng.uniform(0.0, 6.0)) * rng.standard_normal(scene.shape, np.float32)
         picture = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
         none = np.zeros(len(boxes), bool)
         return picture, Objects(np.array(boxes, np.float32), np.array(classes, np.int64), none)
 
+    def _ground(self, rng: np.random.Generator) -> np.ndarray:
+        """What is written upon: part of a photograph, which training gives other colours and patches."""
+
+        def cut() -> np.ndarray:
+            photograph = self._photographs[rng.integers(len(self._photographs))]
+            return _background(photograph, self._size, rng)
+
+        if not self._varies:
+            return cut()
+        ground = _varied(cut(), rng)
+        if rng.random() < 0.15:
+            share = rng.uniform(0.2, 0.8)
+            ground = share * ground + (1 - share) * _varied(cut(), rng)
+        if rng.random() < 0.3:
+            _patched(ground, _varied(cut(), rng), rng)
+        return ground
+
+
+def _varied(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Turned by quarters; half of them in other colours: channels exchanged, paler or stronger, negative."""
+    turned = np.rot90(pixels, int(rng.integers(4)))
+    if rng.random() < 0.5:
+        return turned.copy()
+    turned = turned[..., rng.permutation(3)]
+    grey = (turned @ np.asarray(LUMA, np.float32))[..., None]
+    turned = grey + np.float32(rng.uniform(0.0, 1.5)) * (turned - grey)
+    turned = 255 - turned if rng.random() < 0.2 else turned
+    return np.clip(turned * rng.uniform(0.75, 1.25, 3).astype(np.float32), 0, 255)
+
+
+def _patched(ground: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> None:
+    """Lay pieces of another photograph on one: what does not belong there is no digit yet."""
+    size = len(ground)
+    for _ in range(int(rng.integers(1, 4))):
+        height, width = rng.integers(size // 12, size // 2, 2)
+        top, left = rng.integers(size - height + 1), rng.integers(size - width + 1)
+        ground[top : top + height, left : left + width] = other[top : top + height, left : left + width]
+
 
 def _background(photograph: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A square of a photograph, mirrored half the time, lighter or darker: float (size, size, 3)."""
+    """A square of a photograph, mirrored half the time, lighter or darker: float32 (size, size, 3)."""
     height, width = photograph.shape[:2]
-    side = int(rng.integers(min(size, height, width), min(height, width) + 1))
+    largest = min(height, width, WIDEST * size)
+    side = int(rng.integers(min(size, largest), largest + 1))
     top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
     cut = Image.fromarray(photograph[top : top + side, left : left + side])
-    pixels = np.asarray(cut.resize((size, size), Image.Resampling.BOX), np.float64)
+    pixels = np.asarray(cut.resize((size, size), Image.Resampling.BOX), np.float32)
     pixels = pixels[:, ::-1] if rng.random() < 0.5 else pixels
-    return np.array(np.clip(pixels * rng.uniform(0.7, 1.2) + rng.uniform(-20, 20), 0, 255))
+    lit = pixels * np.float32(rng.uniform(0.7, 1.2)) + np.float32(rng.uniform(-20, 20))
+    return np.clip(lit, 0, 255)
 
 
 def _written(digit: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -159,7 +194,7 @@ def _written(digit: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarr
     )
     ink = np.asarray(drawn, np.uint8)
     rows, columns = np.nonzero(ink > INK)
-    return ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] / 255.0
+    return ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] / np.float32(255)
 
 
 def _free_place(
@@ -192,5 +227,5 @@ def _laid_on(scene: np.ndarray, ink: np.ndarray, box: np.ndarray, rng: np.random
     colour = rng.uniform(0, 255, 3)
     while abs(float(colour @ LUMA) - grey) < MIN_CONTRAST:
         colour = rng.uniform(0, 255, 3)
-    alpha = ink[..., None] * rng.uniform(0.8, 1.0)
-    under += alpha * (colour - under)
+    alpha = ink[..., None] * np.float32(rng.uniform(0.8, 1.0))
+    under += alpha * (colour.astype(np.float32) - under)

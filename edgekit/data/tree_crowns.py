@@ -26,7 +26,7 @@ from edgekit.spec import Objects, Sample, Source
 
 PACKAGE, VERSION = "deepforest", "2.1.0"
 SHA256 = "8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54"
-SOURCES = (Source(name="NEON aerial photographs with tree crowns, deepforest 2.1.0", licence="MIT"),)
+SOURCES = (Source(name="Aerial photographs with tree crowns, 2.1.0", licence="MIT", package=PACKAGE),)
 PICTURES = {
     "train": ("2019_YELL_2_528000_4978000_image_crop2", "SOAP_061"),
     "validation": ("OSBS_029",),

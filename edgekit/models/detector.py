@@ -37,7 +37,8 @@ PRIOR = 0.01
 class Options:
     """Input size in pixels, multiples of 16; `filters` of the first convolution; residual `blocks` of each
     of the three deeper stages; and what is kept of what is found: boxes with a score above `score`, and of
-    boxes of one class whose IoU is above `iou` the best."""
+    boxes of one class whose IoU is above `iou` the best. A low `score`, as mAP wants it, leaves it to who
+    reads the boxes how sure they must be."""
 
     height: int = 96
     width: int = 96
@@ -45,7 +46,7 @@ class Options:
     classes: int = 10
     filters: int = 16
     blocks: int = 1
-    score: float = 0.25
+    score: float = 0.05
     iou: float = 0.5
 
     def __post_init__(self) -> None:
@@ -130,9 +131,7 @@ class Detector(nn.Module):
         self.cells: torch.Tensor
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        quarter, fine, coarse = self.stem(image), None, None
-        features = self.stages[0](quarter)
-        fine = self.stages[1](features)
+        fine = self.stages[1](self.stages[0](self.stem(image)))
         coarse = self.stages[2](fine)
         above = functional.interpolate(coarse, scale_factor=2.0, mode="nearest")
         fine = self.merge(torch.cat([fine, above], 1))

@@ -13,10 +13,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgekit import registry
 from edgekit.runtime.manifest import read_manifest, verify
 from edgekit.runtime.probe import probe_gpus
-from tests.conftest import Cli
+from tests.conftest import Cli, carried
 from tests.integration.conftest import Compiled
 
 pytestmark = pytest.mark.skipif(bool(probe_gpus().devices), reason="this machine has a GPU")
@@ -24,10 +23,7 @@ pytestmark = pytest.mark.skipif(bool(probe_gpus().devices), reason="this machine
 PRECISIONS = ("fp32", "fp16", "int8")
 IN_THE_GATE = ("cnn", "convlstm", "crnn")
 """Every architecture at its smallest is built in tests/test_family.py; the other recipes are slow."""
-RECIPES = [
-    pytest.param(name, marks=() if name in IN_THE_GATE else pytest.mark.slow)
-    for name in registry.names("recipe")
-]
+RECIPES = [pytest.param(name, marks=() if name in IN_THE_GATE else pytest.mark.slow) for name in carried()]
 
 
 @pytest.mark.parametrize("model", RECIPES)
