@@ -218,8 +218,9 @@ def _size(module: torch.nn.Module) -> int:
 
 
 def _version(package: str) -> str:
+    """The version of a distribution; empty where a source names none, or it is not installed."""
     try:
-        return version(package)
+        return version(package) if package else ""
     except PackageNotFoundError:
         return ""
 

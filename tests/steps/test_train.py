@@ -14,7 +14,7 @@ from edgekit.runtime.errors import BadFileError, HardwareError, UsageError
 from edgekit.runtime.manifest import sha256_of
 from edgekit.spec import Choice, ExportOptions, Limits, Recipe
 from edgekit.steps import _batches, _fitting
-from edgekit.steps.train import TrainProgress, load_weights, train
+from edgekit.steps.train import TrainProgress, _version, load_weights, train
 from edgekit.tasks import classify, recognize
 
 SMALL = {"steps": 48, "batch": 16, "validate_every": 16, "workers": 0, "threads": 1, "learning_rate": 3e-3}
@@ -168,3 +168,8 @@ def test_threads_are_those_asked_for_and_given_back(tmp_path: Path) -> None:
     train(recipe(steps=2, threads=1), tmp_path, lambda event: seen.add(torch.get_num_threads()))
     assert seen == {1}
     assert torch.get_num_threads() == before
+
+
+def test_a_source_without_a_package_has_no_version() -> None:
+    assert _version("") == _version("no-such-distribution") == ""
+    assert _version("numpy") != ""
