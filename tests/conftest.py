@@ -14,13 +14,6 @@ from typing import Any
 
 import pytest
 
-from edgekit import recipe, registry
-
-
-def carried() -> list[str]:
-    """The recipes whose weights are in the repository; another one has to be trained first."""
-    return [name for name in registry.names("recipe") if recipe.read(name).weights]
-
 
 @dataclass(frozen=True)
 class Ran:

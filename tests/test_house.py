@@ -20,10 +20,10 @@ import pytest
 from typer.main import get_command
 
 from edgekit import registry, spec
+from edgekit.recipe import with_weights
 from edgekit.runtime import errors
 from edgekit.runtime.engines import engine_kinds
 from edgekit.runtime.manifest import sha256_of
-from tests.conftest import carried
 
 ROOT = Path(__file__).parents[1]
 RUNTIME = ROOT / "edgekit" / "runtime"
@@ -264,7 +264,7 @@ def test_recipes_say_how_to_run_them_and_end_in_a_proof() -> None:
         assert f"edgekit compile {name} " in text
 
 
-@pytest.mark.parametrize("name", carried())
+@pytest.mark.parametrize("name", with_weights())
 def test_carried_weights_are_small_and_tell_where_they_come_from(name: str) -> None:
     weights = registry.recipes_folder() / f"{name}.safetensors"
     told = json.loads(weights.with_name(f"{name}.provenance.json").read_text(encoding="utf-8"))

@@ -153,7 +153,7 @@ def _varied(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     grey = (turned @ np.asarray(LUMA, np.float32))[..., None]
     turned = grey + np.float32(rng.uniform(0.0, 1.5)) * (turned - grey)
     turned = 255 - turned if rng.random() < 0.2 else turned
-    return np.clip(turned * rng.uniform(0.75, 1.25, 3).astype(np.float32), 0, 255)
+    return np.asarray(np.clip(turned * rng.uniform(0.75, 1.25, 3).astype(np.float32), 0, 255))
 
 
 def _patched(ground: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> None:
@@ -175,7 +175,7 @@ def _background(photograph: np.ndarray, size: int, rng: np.random.Generator) -> 
     pixels = np.asarray(cut.resize((size, size), Image.Resampling.BOX), np.float32)
     pixels = pixels[:, ::-1] if rng.random() < 0.5 else pixels
     lit = pixels * np.float32(rng.uniform(0.7, 1.2)) + np.float32(rng.uniform(-20, 20))
-    return np.clip(lit, 0, 255)
+    return np.asarray(np.clip(lit, 0, 255))
 
 
 def _written(digit: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

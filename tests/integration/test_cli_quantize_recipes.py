@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import registry
+from edgekit.recipe import with_weights
 from tests.conftest import Cli
 
 IN_THE_GATE = {("cnn", "onnxruntime"), ("crnn_small", "openvino")}
 TARGETS = ("onnxruntime", "openvino")
 CELLS = [
     pytest.param(name, target, marks=() if (name, target) in IN_THE_GATE else pytest.mark.slow)
-    for name in registry.names("recipe")
+    for name in with_weights()
     for target in TARGETS
 ]
 

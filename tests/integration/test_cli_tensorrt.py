@@ -13,9 +13,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from edgekit.recipe import with_weights
 from edgekit.runtime.manifest import read_manifest, verify
 from edgekit.runtime.probe import probe_gpus
-from tests.conftest import Cli, carried
+from tests.conftest import Cli
 from tests.integration.conftest import Compiled
 
 pytestmark = pytest.mark.skipif(bool(probe_gpus().devices), reason="this machine has a GPU")
@@ -23,7 +24,9 @@ pytestmark = pytest.mark.skipif(bool(probe_gpus().devices), reason="this machine
 PRECISIONS = ("fp32", "fp16", "int8")
 IN_THE_GATE = ("cnn", "convlstm", "crnn")
 """Every architecture at its smallest is built in tests/test_family.py; the other recipes are slow."""
-RECIPES = [pytest.param(name, marks=() if name in IN_THE_GATE else pytest.mark.slow) for name in carried()]
+RECIPES = [
+    pytest.param(name, marks=() if name in IN_THE_GATE else pytest.mark.slow) for name in with_weights()
+]
 
 
 @pytest.mark.parametrize("model", RECIPES)

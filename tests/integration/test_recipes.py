@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from edgekit import registry
+from edgekit.recipe import with_weights
 from tests.conftest import Cli
 
-RECIPES = registry.names("recipe")
+RECIPES = with_weights()
 TWELVE = {
     "attention_cnn", "cnn", "convlstm", "crnn", "densenet", "detector",
     "gru", "lstm", "resnet", "rnn", "transformer", "vit",
