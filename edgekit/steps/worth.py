@@ -18,6 +18,8 @@ from edgekit.steps.compile import target_of
 from edgekit.steps.prove import Trial, count_layers, reference_session, spread
 
 FEW = 32
+MANY = 1000
+"""Samples for a detector: mAP of a few images is mostly noise."""
 TIMED = 8
 BLOCKS = 3
 
@@ -30,7 +32,8 @@ def worth(
     floats = rivals(target.PRECISIONS, manifest.device)
     if not floats:
         return None
-    few = Subset(trial.held_out, range(min(len(trial.held_out), FEW)))
+    count = FEW if trial.network.detection is None else MANY
+    few = Subset(trial.held_out, range(min(len(trial.held_out), count)))
     with reference_session(trial.network, manifest) as reference:
         judge = Judge(trial.network, trial.recipe, few, reference, trial.progress)
     found = [_made(graph, manifest, work, judge)]
