@@ -2,10 +2,10 @@
 
 One pass over the image gives a box and the scores of all classes for every cell of two grids (Redmon,
 Divvala, Girshick, Farhadi: You Only Look Once, arXiv 1506.02640). A cell says how far the four sides of
-the box are from its centre (Tian, Shen, Chen, He: FCOS, arXiv 1904.01355), by a head of each grid whose
-branches for boxes and classes are apart (Ge, Liu, Wang, Li, Sun: YOLOX, arXiv 2107.08430), and a top-down
-path brings what the coarse grid sees to the fine one (Lin et al.: Feature Pyramid Networks, arXiv
-1612.03144).
+the box are from its centre (Tian, Shen, Chen, He: FCOS, arXiv 1904.01355), by a head whose branches for
+boxes and classes are apart (Ge, Liu, Wang, Li, Sun: YOLOX, arXiv 2107.08430); both grids share its
+convolutions, and a top-down path brings what the coarse one sees to the fine one (Lin et al.: Feature
+Pyramid Networks, arXiv 1612.03144).
 
     image (batch, channels, height, width)
     -> stride 2: width filters -> 4: 2 width -> 8: 4 width -> 16: 4 width
@@ -126,8 +126,7 @@ class Detector(nn.Module):
         self.stem = Convolution(options.channels, depths[0], stride=2)
         self.stages = nn.ModuleList(_stage(*pair, options.blocks) for pair in pairwise(depths))
         self.merge = Convolution(2 * depths[-1], depths[-1])
-        # One head for both would normalise each grid by what is common to both, and miss its boxes' sizes.
-        self.heads = nn.ModuleList(Head(depths[-1], options.classes) for _ in STRIDES)
+        self.head = Head(depths[-1], options.classes)
         self.register_buffer("cells", _cells(options.height, options.width), persistent=False)
         self.cells: torch.Tensor
 
@@ -136,7 +135,7 @@ class Detector(nn.Module):
         coarse = self.stages[2](fine)
         above = functional.interpolate(coarse, scale_factor=2.0, mode="nearest")
         fine = self.merge(torch.cat([fine, above], 1))
-        found = [head(level) for head, level in zip(self.heads, (fine, coarse), strict=True)]
+        found = [self.head(level) for level in (fine, coarse)]
         sides = torch.cat([sides for sides, _ in found], 1)
         scores = torch.cat([scores for _, scores in found], 1)
         boxes = _boxes(sides, self.cells)
