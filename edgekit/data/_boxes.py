@@ -83,13 +83,14 @@ def _marked(place: Path) -> list[Marked]:
 def _class(mark: Mark, labels: Labels) -> int:
     """The place of an object's class among the network's."""
     known = labels.values
+    told = f"the network's classes are: {', '.join(known)}"
     if isinstance(mark.label, int):
         if mark.label < len(known):
             return mark.label
-    elif mark.label in known:
-        return known.index(mark.label)
-    hint = near(str(mark.label), known) or f"the network's classes are: {', '.join(known)}"
-    raise BadFileError(f"{mark.where}: there is no class {mark.label!r}", hint)
+        raise BadFileError(f"{mark.where}: there is no class {mark.label}", told)
+    if mark.label not in known:
+        raise BadFileError(f"{mark.where}: there is no class {mark.label!r}", near(mark.label, known) or told)
+    return known.index(mark.label)
 
 
 def _refuse_outside(one: Marked) -> None:
