@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -44,16 +45,27 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["EDGEKIT_CACHE"] = before
 
 
-@pytest.fixture(autouse=True)
-def _no_handler_left_behind() -> Iterator[None]:
-    """Torch's DataLoader leaves a SIGCHLD handler in the process.
+class SignalStack(ctypes.Structure):
+    """`stack_t` of sigaltstack(2)."""
 
-    Engines that compute with AMX later make the frame of a signal too large for the stack that
-    handlers run on here, and the next subprocess to end would take the test run with it.
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+NO_SIGNAL_STACK = SignalStack(None, 2, 0)
+"""2 is SS_DISABLE."""
+
+
+@pytest.fixture(autouse=True)
+def _no_signal_handling_left_behind() -> Iterator[None]:
+    """What a library leaves in the process would end the test run at the next signal.
+
+    Torch's DataLoader leaves a handler of SIGCHLD. OpenVINO, asked for a device that is absent, leaves the
+    thread with a signal stack whose memory is gone.
     """
     before = signal.getsignal(signal.SIGCHLD)
     yield
     signal.signal(signal.SIGCHLD, before)
+    ctypes.CDLL(None).sigaltstack(ctypes.byref(NO_SIGNAL_STACK), None)
 
 
 @pytest.fixture(scope="session")
