@@ -8,9 +8,18 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgekit.quantization._placement import LAYERS, RECURRENT, Layer, Wiring, attribute, module_of
+from edgekit.quantization._placement import (
+    CONVOLUTIONS,
+    LAYERS,
+    MOVES,
+    RECURRENT,
+    Layer,
+    Wiring,
+    attribute,
+    module_of,
+)
 from edgekit.quantization._recurrent import gru_candidates, lstm_candidates
-from edgekit.quantization._scan import BodyLayer, body_layers
+from edgekit.quantization._scan import OWNERS, BodyLayer, body_layers
 from edgekit.runtime.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
@@ -125,7 +134,11 @@ def default_names(
     """
     free = [layer for layer in every.layers if layer.node.name not in plan]
     free = [layer for layer in free if layer.node.op_type in op_types]
-    gaining = [layer for layer in free if not _costs_more_than_it_saves(wiring, layer)]
+    gaining = [
+        layer
+        for layer in free
+        if not (_costs_more_than_it_saves(wiring, layer) or _feeds_a_loop(wiring, layer))
+    ]
     if every.layers or "int8" in plan.values():
         return {layer.node.name for layer in (gaining if "int8" in plan.values() else gaining or free)}
     steps = [node.name for node in every.recurrent if node.op_type == "LSTM"]
@@ -142,6 +155,22 @@ def _costs_more_than_it_saves(wiring: Wiring, layer: Layer) -> bool:
     source = wiring.producers.get(wiring.origin(layer.node.input[0]))
     weights = math.prod(wiring.constants[layer.node.input[1]].dims)
     return source is not None and source.op_type in RECURRENT and weights < _LARGE_MATRIX
+
+
+def _feeds_a_loop(wiring: Wiring, layer: Layer) -> bool:
+    """A convolution whose result a Scan or Loop reads: where an engine gives the result in int8, as ONNX
+    Runtime does, its rounding enters the state at every step.
+
+    Measured on a ConvLSTM's input convolution in ONNX Runtime: the last hidden state 15% off with it, 0.7%
+    without.
+    """
+    waiting = [layer.node.output[0]] if layer.node.op_type in CONVOLUTIONS else []
+    while waiting:
+        readers = wiring.readers.get(waiting.pop(), [])
+        if any(node.op_type in OWNERS for node in readers):
+            return True
+        waiting += [node.output[0] for node in readers if node.op_type in MOVES]
+    return False
 
 
 def _refuse_bad_plan(wiring: Wiring, every: Possible, plan: Mapping[str, str]) -> None:

@@ -21,7 +21,7 @@ RECURRENT = ("LSTM", "GRU", "RNN")
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 MODULE_KEY = "edgekit.module"
-_MOVES = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity")
+MOVES = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 _JOINS = ("Add", "Sub", "Mul", "Div", "Concat", "Sum", "Max", "Min")
 _POOLS = (
     "AveragePool",
@@ -97,7 +97,7 @@ class Wiring:
 
     def origin(self, tensor: str) -> str:
         """The tensor that `tensor` is merely a rearrangement of: int8 may start as early as there."""
-        while tensor in self.producers and self.producers[tensor].op_type in _MOVES:
+        while tensor in self.producers and self.producers[tensor].op_type in MOVES:
             source = self.producers[tensor].input[0]
             if any(map(self.is_recurrent, self.readers[source])):
                 break
@@ -114,7 +114,7 @@ class Wiring:
 
     def is_recurrent(self, node: onnx.NodeProto) -> bool:
         """Whether the node is a recurrent layer, or merely rearranges the input of one."""
-        if node.op_type not in _MOVES:
+        if node.op_type not in MOVES:
             return node.op_type in RECURRENT
         return any(map(self.is_recurrent, self.readers.get(node.output[0], [])))
 
@@ -168,7 +168,7 @@ class Wiring:
         known = self._leading.get(id(node))
         if known is None:
             known = id(node) in self._layer_ids or (
-                node.op_type in (*_MOVES, *_ACTIVATIONS, *_JOINS, *_POOLS)
+                node.op_type in (*MOVES, *_ACTIVATIONS, *_JOINS, *_POOLS)
                 and any(map(self._leads_to_layer, self.readers.get(node.output[0], [])))
             )
             self._leading[id(node)] = known

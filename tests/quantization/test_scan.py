@@ -400,6 +400,23 @@ def test_other_bodies(make: Any, layers: list[str]) -> None:
     assert sum(name.endswith("weight.int8") for name in codes) == len(layers)
 
 
+@pytest.mark.parametrize(("between", "default"), [("Transpose", False), ("Relu", True)])
+def test_a_convolution_that_feeds_a_loop_is_int8_only_if_it_is_asked_for(between: str, default: bool) -> None:
+    """Behind a ReLU it gives features that the body may read in int8; else what is added at every step."""
+    made = scanned()
+    loop = made.graph.node[0]
+    loop.input[1] = "moved"
+    before = [
+        helper.make_node("Conv", ["x", "K"], ["mixed"], "mix", pads=[1, 1]),
+        helper.make_node(between, ["mixed"], ["moved"], "between"),
+    ]
+    made.graph.node.insert(0, before[0])
+    made.graph.node.insert(1, before[1])
+    made.graph.node.append(helper.make_node("MatMul", ["y", "H"], ["z"], "head"))
+    made.graph.initializer.extend([constant("K", 6, 6, 3), constant("H", 6, 2)])
+    assert ptq.candidates(made, ptq.Options())["mix"].default is default
+
+
 def test_a_result_that_leaves_the_body_is_the_quantized_one() -> None:
     body = helper.make_graph(
         [
