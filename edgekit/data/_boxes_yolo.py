@@ -2,27 +2,56 @@
 
 The centre and size are shares of the image's. The folders are `images` and `labels`, with the same folders
 in both, or the texts lie beside the images. Classes are numbers; `data.yaml` or `classes.txt` names them.
-An image without a text shows nothing.
+An image without a text shows nothing. A split alone is `val` where its folders are in it and `data.yaml`
+is above, and `images/val` where its texts are in `labels/val`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.data._folder import SUFFIXES
 from edgekit.data._marks import Corners, Mark, Marked, numbers, text_of
 from edgekit.runtime.errors import BadFileError
 
-NAMES = ("classes.txt", "obj.names", "data.yaml", "data.yml", "dataset.yaml")
+YAMLS = ("data.yaml", "data.yml", "dataset.yaml")
+NAMES = ("classes.txt", "obj.names", *YAMLS)
 FORM = "a line `class x y width height`, the last four in shares of the image"
 NAMES_FORM = "write `names: [cat, dog]`, or one name a line below `names:`, `- cat` or `0: cat`"
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """Where the images and the texts are, and the files that may name the classes, the likeliest first."""
+
+    images: Path
+    labels: Path
+    names: Sequence[Path]
+
+
 def takes(folder: Path) -> bool:
     """Whether a folder is laid out as YOLO's are."""
-    return (folder / "labels").is_dir() or any(_texts(folder))
+    layout = _layout(folder)
+    return layout.labels != folder or any(_texts(folder))
+
+
+def _layout(folder: Path) -> _Layout:
+    within = [folder / name for name in NAMES]
+    if (folder / "labels").is_dir():
+        return _Layout(folder / "images", folder / "labels", [*within, *_yamls(folder.resolve().parent)])
+    split = folder.resolve()
+    for images in (parent for parent in split.parents if parent.name == "images"):
+        labels = images.with_name("labels") / split.relative_to(images)
+        if labels.is_dir():
+            return _Layout(folder, labels, [*within, *_yamls(images.parent)])
+    return _Layout(folder, folder, within)
+
+
+def _yamls(folder: Path) -> list[Path]:
+    return [folder / name for name in YAMLS]
 
 
 def read(folder: Path, size_of: Callable[[Path], tuple[int, int]]) -> list[Marked]:
@@ -31,9 +60,8 @@ def read(folder: Path, size_of: Callable[[Path], tuple[int, int]]) -> list[Marke
     Raises:
         BadFileError: a line is not of that form, or has no image; names file and line.
     """
-    names = _names(folder)
-    apart = (folder / "labels").is_dir()
-    images, labels = (folder / "images", folder / "labels") if apart else (folder, folder)
+    layout = _layout(folder)
+    names, images, labels = _names(layout.names), layout.images, layout.labels
     texts = {path.relative_to(labels).with_suffix(""): path for path in _texts(labels)}
     pictures = {path.relative_to(images).with_suffix(""): path for path in _pictures(images)}
     for key, path in texts.items():
@@ -78,9 +106,9 @@ def _mark(words: list[str], where: str, names: tuple[str, ...], size: tuple[int,
     return Mark(corners=corners, label=label, where=where)
 
 
-def _names(folder: Path) -> tuple[str, ...]:
-    """The names of the classes that the folder says; empty if it does not."""
-    path = next((folder / name for name in NAMES if (folder / name).is_file()), None)
+def _names(places: Sequence[Path]) -> tuple[str, ...]:
+    """The names of the classes that the first of these files says; empty if none of them is there."""
+    path = next((place for place in places if place.is_file()), None)
     if path is None:
         return ()
     if path.suffix in (".yaml", ".yml"):

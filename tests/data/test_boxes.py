@@ -126,6 +126,21 @@ def test_names_of_yolo_are_the_files(name: str, text: str, tmp_path: Path) -> No
     assert load_boxes(tmp_path, LETTERBOX, LABELS)[0].target.classes.tolist() == [0, 1]
 
 
+def test_a_split_of_yolo_alone(tmp_path: Path) -> None:
+    """As `images/val` with `labels/val`, and as `val/images` with `val/labels`; the names lie above."""
+    yolo(tmp_path / "one")
+    picture(tmp_path / "one" / "images" / "train" / "c.png")
+    (tmp_path / "one" / "data.yaml").write_text("names: [dog, cat]\n")
+    yolo(tmp_path / "two" / "val")
+    picture(tmp_path / "two" / "train" / "images" / "c.png")
+    (tmp_path / "two" / "data.yaml").write_text("names: [dog, cat]\n")
+    (tmp_path / "two" / "classes.txt").write_text("of something else\n")
+    for split in (Path("one/images/val"), Path("two/val")):
+        data = load_boxes(tmp_path / split, LETTERBOX, LABELS)
+        assert len(data) == 2
+        assert data[0].target.classes.tolist() == [0, 1]
+
+
 def test_texts_may_lie_beside_the_images(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text(YOLO)
