@@ -270,7 +270,8 @@ class TaskPlugin(Protocol):
     `scores` gives one number per sample; the metric is their mean. That is what lets the drop
     between reference and engine be judged in pairs. Where a metric is one of the whole set, as mAP
     is, `metric(answers, targets)` gives it in place of the mean. `answers` are what
-    `runtime.decode.answers` makes of the outputs, by the decoder that `DECODER` names.
+    `runtime.decode.answers` makes of the outputs, by the decoder that `DECODER` names. An optional
+    `LEAST_SCORE` is how low a detector's boxes are judged, however few of them its users are shown.
     """
 
     METRIC: str

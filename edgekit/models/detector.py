@@ -2,10 +2,10 @@
 
 One pass over the image gives a box and the scores of all classes for every cell of two grids (Redmon,
 Divvala, Girshick, Farhadi: You Only Look Once, arXiv 1506.02640). A cell says how far the four sides of
-the box are from its centre (Tian, Shen, Chen, He: FCOS, arXiv 1904.01355), by a head whose branches for
-boxes and classes are apart (Ge, Liu, Wang, Li, Sun: YOLOX, arXiv 2107.08430); both grids share its
-convolutions, and a top-down path brings what the coarse one sees to the fine one (Lin et al.: Feature
-Pyramid Networks, arXiv 1612.03144).
+the box are from its centre (Tian, Shen, Chen, He: FCOS, arXiv 1904.01355), by a head of each grid whose
+branches for boxes and classes are apart (Ge, Liu, Wang, Li, Sun: YOLOX, arXiv 2107.08430), and a top-down
+path brings what the coarse grid sees to the fine one (Lin et al.: Feature Pyramid Networks, arXiv
+1612.03144).
 
     image (batch, channels, height, width)
     -> stride 2: width filters -> 4: 2 width -> 8: 4 width -> 16: 4 width
@@ -37,8 +37,7 @@ PRIOR = 0.01
 class Options:
     """Input size in pixels, multiples of 16; `filters` of the first convolution; residual `blocks` of each
     of the three deeper stages; and what is kept of what is found: boxes with a score above `score`, and of
-    boxes of one class whose IoU is above `iou` the best. A low `score`, as mAP wants it, leaves it to who
-    reads the boxes how sure they must be."""
+    boxes of one class whose IoU is above `iou` the best."""
 
     height: int = 96
     width: int = 96
@@ -46,7 +45,7 @@ class Options:
     classes: int = 10
     filters: int = 16
     blocks: int = 1
-    score: float = 0.05
+    score: float = 0.25
     iou: float = 0.5
 
     def __post_init__(self) -> None:
@@ -126,7 +125,8 @@ class Detector(nn.Module):
         self.stem = Convolution(options.channels, depths[0], stride=2)
         self.stages = nn.ModuleList(_stage(*pair, options.blocks) for pair in pairwise(depths))
         self.merge = Convolution(2 * depths[-1], depths[-1])
-        self.head = Head(depths[-1], options.classes)
+        # One head for both would normalise each grid by what is common to both, and miss its boxes' sizes.
+        self.heads = nn.ModuleList(Head(depths[-1], options.classes) for _ in STRIDES)
         self.register_buffer("cells", _cells(options.height, options.width), persistent=False)
         self.cells: torch.Tensor
 
@@ -135,7 +135,7 @@ class Detector(nn.Module):
         coarse = self.stages[2](fine)
         above = functional.interpolate(coarse, scale_factor=2.0, mode="nearest")
         fine = self.merge(torch.cat([fine, above], 1))
-        found = [self.head(level) for level in (fine, coarse)]
+        found = [head(level) for head, level in zip(self.heads, (fine, coarse), strict=True)]
         sides = torch.cat([sides for sides, _ in found], 1)
         scores = torch.cat([scores for _, scores in found], 1)
         boxes = _boxes(sides, self.cells)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.runtime.manifest import Detection
 from edgekit.runtime.proof import paired_drop
 from edgekit.spec import TaskPlugin
 
@@ -20,6 +22,14 @@ STUDENT = 2.093
 NORMAL = 1.96
 
 Answers = Sequence[Any]
+
+
+def judged(task: TaskPlugin | OwnTask | None, detection: Detection | None) -> Detection | None:
+    """How boxes are read for the metric: those too that are too weak to be shown, if the task wants them."""
+    least = getattr(task, "LEAST_SCORE", None)
+    if detection is None or least is None:
+        return detection
+    return replace(detection, score=min(detection.score, least))
 
 
 def value(task: TaskPlugin | OwnTask, answers: Answers, targets: Sequence[Any]) -> float:

@@ -233,7 +233,8 @@ def answers_of(network: Network, outputs: Feeds, count: int) -> list[Any]:
     if isinstance(network.task, OwnTask):
         return network.task.split(outputs, count, network.outputs)
     in_order = {spec.name: outputs[spec.name] for spec in network.outputs}
-    return read_answers(in_order, required(network.labels), network.detection, size_of(network.inputs))
+    detection = _metric.judged(network.task, network.detection)
+    return read_answers(in_order, required(network.labels), detection, size_of(network.inputs))
 
 
 def required(value: T | None) -> T:

@@ -21,6 +21,7 @@ from edgekit.spec import Artifact, DataPlugin, ModelPlugin, Recipe, Sample, Task
 from edgekit.steps import _metric
 from edgekit.steps._batches import Reading, evaluate, gather
 from edgekit.steps._fitting import Fitting, Job, TrainOptions, TrainProgress, key_of
+from edgekit.steps._memory import keep_freed_memory
 from edgekit.steps._weights import load_weights, save_weights, write_whole
 from edgekit.steps.load import detection_of, labels_of
 
@@ -68,6 +69,7 @@ def train(
     """
     registry.require(("torch", "safetensors"))
     plan = _planned(recipe)
+    keep_freed_memory()
     with _threads(plan.options.threads):
         return _trained(plan, out, progress or _silent, command)
 
@@ -142,7 +144,7 @@ def _reading(plan: _Plan) -> Reading:
         inputs=plan.model.inputs(plan.model_options),
         outputs=plan.model.outputs(plan.model_options),
         labels=labels_of(plan.task, plan.data, plan.data_options),
-        detection=detection_of(plan.model, plan.model_options),
+        detection=_metric.judged(plan.task, detection_of(plan.model, plan.model_options)),
     )
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 METRIC = "map50"
 DECODER = "boxes"
+LEAST_SCORE = 0.01
+"""mAP weighs boxes by their scores, so it is given those too that nobody would be shown."""
 IOU = 0.5
 """From here on a box is one of the object that it lies on."""
 RADIUS = 2.5

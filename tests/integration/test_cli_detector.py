@@ -62,6 +62,7 @@ def test_run_prints_the_boxes_that_are_there(compiled: Ran, edgekit: Cli, mine: 
         if box["class"] == one[0]
     ]
     assert sum(near) >= len(wanted) / 2
+    assert all(box["score"] > 0.25 for box in found), "weaker ones are for judging"
 
 
 def _centre(box: list[float]) -> tuple[float, float]:

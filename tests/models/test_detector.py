@@ -43,6 +43,17 @@ def test_a_fresh_network_finds_nothing_and_its_boxes_have_area() -> None:
     assert [len(one.scores) for one in found] == [0, 0]
 
 
+def test_each_grid_has_a_head_of_its_own() -> None:
+    module = network()
+    fine = (options := detector.Options()).height * options.width // 64
+    before = module(torch.ones(1, 3, 96, 96))[1]
+    with torch.no_grad():
+        module.heads[1].scores.bias += 1
+    moved = (module(torch.ones(1, 3, 96, 96))[1] - before).abs().sum(-1)[0]
+    assert (moved[:fine] == 0).all()
+    assert (moved[fine:] > 0).all()
+
+
 def test_training_tells_the_cells_too() -> None:
     module = network().train()
     found = module(torch.randn(2, 3, 96, 96))

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgekit.runtime.manifest import Detection
 from edgekit.steps import _metric
-from edgekit.tasks import classify
+from edgekit.tasks import classify, detect
 
 
 class Recall:
@@ -74,3 +75,12 @@ def test_a_drop_is_seen_and_none_is_not(task: Any) -> None:
 def test_a_metric_of_few_samples_says_nothing_of_others() -> None:
     low, high = _metric.interval(Recall, ["a"], ["a"])
     assert (low, high) == (-np.inf, np.inf)
+
+
+def test_boxes_too_weak_to_be_shown_are_judged_where_the_task_wants_them() -> None:
+    shown = Detection(boxes="boxes", scores="scores", score=0.25, iou=0.5)
+    low = _metric.judged(detect, shown)
+    assert low == Detection(boxes="boxes", scores="scores", score=detect.LEAST_SCORE, iou=0.5)
+    assert _metric.judged(detect, low) == low
+    assert _metric.judged(classify, shown) is shown
+    assert _metric.judged(detect, None) is None
