@@ -2,8 +2,8 @@
 
 The centre and size are shares of the image's. The folders are `images` and `labels`, with the same folders
 in both, or the texts lie beside the images. Classes are numbers; `data.yaml` or `classes.txt` names them.
-An image without a text shows nothing. A split alone is `val` where its folders are in it and `data.yaml`
-is above, and `images/val` where its texts are in `labels/val`.
+An image without a text shows nothing. A split alone is `val` or `val/images` where its folders are in it
+and `data.yaml` is above, and `images/val` where its texts are in `labels/val`.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ def _layout(folder: Path) -> _Layout:
     if (folder / "labels").is_dir():
         return _Layout(folder / "images", folder / "labels", [*within, *_yamls(folder.resolve().parent)])
     split = folder.resolve()
-    for images in (parent for parent in split.parents if parent.name == "images"):
+    for images in (place for place in (split, *split.parents) if place.name == "images"):
         labels = images.with_name("labels") / split.relative_to(images)
         if labels.is_dir():
-            return _Layout(folder, labels, [*within, *_yamls(images.parent)])
+            above = (images.parent, images.parent.parent)
+            return _Layout(folder, labels, [*within, *(name for place in above for name in _yamls(place))])
     return _Layout(folder, folder, within)
 
 
@@ -66,9 +67,16 @@ def read(folder: Path, size_of: Callable[[Path], tuple[int, int]]) -> list[Marke
     pictures = {path.relative_to(images).with_suffix(""): path for path in _pictures(images)}
     for key, path in texts.items():
         if key not in pictures:
-            hint = f"put {key}.png or another image into {images}"
-            raise BadFileError(f"{path}: there is no image for it", hint)
+            raise BadFileError(f"{path}: there is no image for it", _where_an_image_belongs(images, key))
     return [_marked(path, texts.get(key), names, size_of) for key, path in pictures.items()]
+
+
+def _where_an_image_belongs(images: Path, key: Path) -> str:
+    """What to do for a text without one; a folder of several splits is the usual reason."""
+    splits = [place for place in (images / key).parents if place.name == "labels"]
+    if splits:
+        return f"give the folder of one split, which holds images and labels: {splits[-1].parent}"
+    return f"put {key}.png or another image into {images}"
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -135,10 +135,18 @@ def test_a_split_of_yolo_alone(tmp_path: Path) -> None:
     picture(tmp_path / "two" / "train" / "images" / "c.png")
     (tmp_path / "two" / "data.yaml").write_text("names: [dog, cat]\n")
     (tmp_path / "two" / "classes.txt").write_text("of something else\n")
-    for split in (Path("one/images/val"), Path("two/val")):
+    for split in (
+        Path("one/images/val"),
+        Path("two/val"),
+        Path("two/val/images"),
+        Path("two/val/images/val"),
+    ):
         data = load_boxes(tmp_path / split, LETTERBOX, LABELS)
         assert len(data) == 2
         assert data[0].target.classes.tolist() == [0, 1]
+    with pytest.raises(BadFileError, match="no image for it") as caught:
+        load_boxes(tmp_path / "two", LETTERBOX, LABELS)
+    assert caught.value.hint.endswith(f"images and labels: {tmp_path / 'two' / 'val'}")
 
 
 def test_texts_may_lie_beside_the_images(tmp_path: Path) -> None:
