@@ -66,6 +66,8 @@ def test_a_drop_inside_the_noise_is_called_that() -> None:
     assert "inside the noise" in printed(REPORT)
     beyond = {**(REPORT.accuracy or {}), "significant": True}
     assert "beyond the noise" in printed(replace(REPORT, accuracy=beyond))
+    few = {**(REPORT.accuracy or {}), "drop_interval": None}
+    assert "too few samples to say how sure that is" in printed(replace(REPORT, accuracy=few))
 
 
 def test_what_was_not_proved_says_so() -> None:

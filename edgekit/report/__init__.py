@@ -198,12 +198,14 @@ def accuracy_line(accuracy: Mapping[str, Any]) -> str:
     verdict = "beyond the noise" if accuracy["significant"] else "inside the noise"
     share = accuracy.get("share", True)
     factor, unit, points, digits = (100, "%", " points", 2) if share else (1, "", "", 4)
-    low, high = (factor * bound for bound in accuracy["drop_interval"])
+    sure = "too few samples to say how sure that is"
+    if accuracy["drop_interval"] is not None:
+        low, high = (factor * bound for bound in accuracy["drop_interval"])
+        sure = f"95% interval [{low:+.{digits}f}, {high:+.{digits}f}]: {verdict}"
     before, after = (f"{factor * accuracy[side]:.{digits}f}{unit}" for side in ("reference", "target"))
     return (
         f"{accuracy['metric']} {before} -> {after} on {accuracy['samples']} held-out samples; "
-        f"drop {factor * accuracy['drop']:+.{digits}f}{points}, "
-        f"95% interval [{low:+.{digits}f}, {high:+.{digits}f}]: {verdict}"
+        f"drop {factor * accuracy['drop']:+.{digits}f}{points}, {sure}"
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import product
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -255,7 +255,7 @@ def told_scores(
         "reference": _metric.value(task, before, targets),
         "target": _metric.value(task, after, targets),
         "drop": drop,
-        "drop_interval": [low, high],
+        "drop_interval": [low, high] if isfinite(high - low) else None,
         "significant": not low <= 0 <= high,
         "samples": len(targets),
         "share": all(bool(one.min() >= 0 and one.max() <= 1) for one in scores),

@@ -10,7 +10,7 @@ from PIL import Image
 from edgekit.data import digit_scenes
 from tests.conftest import Cli, Ran
 
-COUNT = 24
+COUNT, FEW = 24, 12
 SIDE = 96
 
 
@@ -47,6 +47,17 @@ def test_a_detector_is_judged_by_map50_on_ones_own_boxes(compiled: Ran) -> None:
     assert (told["metric"], told["samples"]) == ("map50", COUNT)
     assert told["reference"] > 0.8
     assert compiled.json["layers"]["int8"] > 10
+
+
+def test_of_few_images_no_interval_is_told(compiled: Ran, edgekit: Cli, mine: Path, tmp_path: Path) -> None:
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+        for path in sorted((mine / name).iterdir())[:FEW]:
+            (tmp_path / name / path.name).write_bytes(path.read_bytes())
+    ran = edgekit("check", mine / "bundle", "--data", tmp_path, "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.json["accuracy"]["samples"], ran.json["accuracy"]["drop_interval"]) == (FEW, None)
+    assert "Infinity" not in ran.out
 
 
 def test_run_prints_the_boxes_that_are_there(compiled: Ran, edgekit: Cli, mine: Path) -> None:
