@@ -8,6 +8,7 @@ and `data.yaml` is above, and `images/val` where its texts are in `labels/val`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,20 +40,21 @@ def takes(folder: Path) -> bool:
 
 
 def _layout(folder: Path) -> _Layout:
-    within = [folder / name for name in NAMES]
+    split = Path(os.path.normpath(folder.absolute()))  # links stay as they were written
     if (folder / "labels").is_dir():
-        return _Layout(folder / "images", folder / "labels", [*within, *_yamls(folder.resolve().parent)])
-    split = folder.resolve()
+        named = [*_each(split, NAMES), *_each(split / "labels", NAMES), *_each(split.parent, YAMLS)]
+        return _Layout(folder / "images", folder / "labels", named)
     for images in (place for place in (split, *split.parents) if place.name == "images"):
         labels = images.with_name("labels") / split.relative_to(images)
-        if labels.is_dir():
-            above = (images.parent, images.parent.parent)
-            return _Layout(folder, labels, [*within, *(name for place in above for name in _yamls(place))])
-    return _Layout(folder, folder, within)
+        if labels.is_dir() and any(_texts(labels)):
+            root = images.parent
+            named = [*_each(split, NAMES), *_each(root, NAMES), *_each(root / "labels", NAMES)]
+            return _Layout(folder, labels, [*named, *_each(root.parent, YAMLS)])
+    return _Layout(folder, folder, _each(folder, NAMES))
 
 
-def _yamls(folder: Path) -> list[Path]:
-    return [folder / name for name in YAMLS]
+def _each(folder: Path, names: Sequence[str]) -> list[Path]:
+    return [folder / name for name in names]
 
 
 def read(folder: Path, size_of: Callable[[Path], tuple[int, int]]) -> list[Marked]:
@@ -115,10 +117,11 @@ def _mark(words: list[str], where: str, names: tuple[str, ...], size: tuple[int,
 
 
 def _names(places: Sequence[Path]) -> tuple[str, ...]:
-    """The names of the classes that the first of these files says; empty if none of them is there."""
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        return ()
+    """The names of the classes by the first of these files that says any; empty if none does."""
+    return next(filter(None, (_said_by(place) for place in places if place.is_file())), ())
+
+
+def _said_by(path: Path) -> tuple[str, ...]:
     if path.suffix in (".yaml", ".yml"):
         return _from_yaml(path)
     return tuple(line.strip() for line in text_of(path).splitlines() if line.strip())

@@ -129,17 +129,14 @@ def default_names(
 ) -> set[str]:
     """What becomes int8 of the layers that a plan does not name.
 
-    What is repeated at every step only where there is nothing else, because its error has to be measured
-    first; a GRU never, because in int8 it is seldom faster.
+    What is repeated at every step, or adds to that, only where there is nothing else, because its error has
+    to be measured first; a GRU never, because in int8 it is seldom faster.
     """
-    free = [layer for layer in every.layers if layer.node.name not in plan]
+    apart = [layer for layer in every.layers if not _feeds_a_loop(wiring, layer)]
+    free = [layer for layer in apart if layer.node.name not in plan]
     free = [layer for layer in free if layer.node.op_type in op_types]
-    gaining = [
-        layer
-        for layer in free
-        if not (_costs_more_than_it_saves(wiring, layer) or _feeds_a_loop(wiring, layer))
-    ]
-    if every.layers or "int8" in plan.values():
+    gaining = [layer for layer in free if not _costs_more_than_it_saves(wiring, layer)]
+    if apart or "int8" in plan.values():
         return {layer.node.name for layer in (gaining if "int8" in plan.values() else gaining or free)}
     steps = [node.name for node in every.recurrent if node.op_type == "LSTM"]
     steps += [layer.node.name for layer in every.inner]

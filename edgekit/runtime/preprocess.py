@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from functools import lru_cache
 from pathlib import Path
 from tokenize import TokenError
@@ -13,6 +14,8 @@ from .errors import BadFileError, MissingPackageError
 from .manifest import Preprocess
 
 T = TypeVar("T")
+BROKEN = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error)
+"""What Pillow raises for a file that is no picture or ends too early."""
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey: ITU-R BT.601-7, section 2.5.1."""
@@ -211,7 +214,7 @@ def with_pillow(path: Path, take: Callable[[Any], T]) -> T:
     try:
         with Image.open(path) as image:
             return take(image)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as cause:
+    except (*BROKEN, Image.DecompressionBombError) as cause:
         raise BadFileError(
             f"{path}: no readable image ({cause})", "give a whole PNG, JPEG or .npy file"
         ) from cause

@@ -126,7 +126,10 @@ class Session:
 def _fed_text(source: Union[str, Path, np.ndarray], words: Words) -> np.ndarray:
     if isinstance(source, np.ndarray):
         raise UsageError("this bundle reads texts", "give a text, or use infer() with named arrays")
-    return ids(read_text(source), words)
+    text = read_text(source)
+    if not text.strip():
+        raise BadFileError("{!r}: the text is empty".format(str(source)), "give at least one word")
+    return ids(text, words)
 
 
 def open_bundle(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,11 +29,17 @@ Collate = Callable[[Sequence[Sample]], Batch]
 def batches(
     dataset: Dataset, collate: Collate, *, batch: int, steps: range, seed: int, workers: int = 0
 ) -> Iterator[Batch]:
-    """The batches of the given steps; the same ones whatever the number of workers."""
-    stream = _Stream(dataset, seed, steps.start * batch, steps.stop * batch)
+    """The batches of the given steps; the same ones whatever the number of workers and the first step."""
+    whole = steps.start // POOL * POOL
+    stream = _Stream(dataset, seed, whole * batch, steps.stop * batch)
     pools = _loader(stream, batch * POOL, _Pooled(collate, batch), workers)
+    yield from islice(_mixed(pools, seed, whole), steps.start - whole, None)
+
+
+def _mixed(pools: Iterable[list[Batch]], seed: int, first: int) -> Iterator[Batch]:
+    """The batches of pools, the first of which begins at the step `first`."""
     for number, pool in enumerate(pools):
-        order = np.random.default_rng((seed, steps.start + number * POOL)).permutation(len(pool))
+        order = np.random.default_rng((seed, first + number * POOL)).permutation(len(pool))
         yield from (pool[index] for index in order)
 
 

@@ -100,6 +100,7 @@ class Fitting:
         self.metric: float | None = None
         self.best_metric = -1.0
         self.best: dict[str, torch.Tensor] = {}
+        self.random: torch.Tensor | None = None
 
     def run(self) -> float:
         """Train to the last step and answer the best validation metric."""
@@ -108,6 +109,7 @@ class Fitting:
         samples = gather(self.job.validation, self.job.options.workers)
         first, started = self.step, time.perf_counter()
         for inputs, targets in self._batches():
+            self._go_on_at_random()
             self._learn(inputs, targets)
             if self.step % self.job.options.validate_every == 0 or self.step == self.job.options.steps:
                 self._validate(samples)
@@ -127,6 +129,12 @@ class Fitting:
             seed=self.job.seed,
             workers=options.workers,
         )
+
+    def _go_on_at_random(self) -> None:
+        """Let dropout go on where the checkpoint was written; what makes the batches has drawn since."""
+        if self.random is not None:
+            _random(self.device).set_rng_state(self.random)
+            self.random = None
 
     def _learn(self, inputs: tuple[np.ndarray, ...], targets: list[Any]) -> None:
         import torch
@@ -175,6 +183,7 @@ class Fitting:
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+        tensors["random"] = _random(self.device).get_rng_state()
         notes = {"step": self.step, "best": self.best_metric, "loss": self.loss, "key": self.job.key}
         save_tensors(tensors, self.job.checkpoint, {"edgekit": json.dumps(notes)})
 
@@ -193,6 +202,7 @@ class Fitting:
             moments[int(index)][moment] = tensor
         state = self.optimizer.state_dict()
         self.optimizer.load_state_dict({**state, "state": dict(moments)})
+        self.random = tensors.get("random")
         self.step, self.best_metric, self.loss = notes["step"], notes["best"], notes["loss"]
 
 
@@ -216,6 +226,13 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise HardwareError("train.device is cuda, but torch sees no CUDA device", "leave out train.device")
     return torch.device(name)
+
+
+def _random(device: torch.device) -> Any:
+    """Where the state of a device's random numbers is read and set."""
+    import torch
+
+    return torch.cuda if device.type == "cuda" else torch
 
 
 def _autocast(device: torch.device, enabled: bool) -> AbstractContextManager[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
 """Parameters of mallopt(3)."""
@@ -15,6 +16,8 @@ def keep_freed_memory() -> None:
     Every step of a training makes and frees the same tensors. glibc gives those above 32 MB back to the
     system and gets them anew, page by page: a third of the time that `attention_cnn` took.
     """
+    if not sys.platform.startswith("linux"):
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(MMAP_MAX, 0)

@@ -23,6 +23,7 @@ from edgekit.steps._batches import Reading, evaluate, gather
 from edgekit.steps._fitting import Fitting, Job, TrainOptions, TrainProgress, key_of
 from edgekit.steps._memory import keep_freed_memory
 from edgekit.steps._weights import load_weights, save_weights, write_whole
+from edgekit.steps.describe import cpu_name
 from edgekit.steps.load import detection_of, labels_of
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ def _provenance(plan: _Plan, command: str, took: Mapping[str, float]) -> dict[st
         "train": asdict(plan.options),
         "sources": [{**asdict(source), "version": _version(source.package)} for source in sources],
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "processor": cpu_name(),
         "threads": torch.get_num_threads(),
         **{name: round(seconds, 1) for name, seconds in took.items()},
     }

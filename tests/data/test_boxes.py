@@ -149,6 +149,27 @@ def test_a_split_of_yolo_alone(tmp_path: Path) -> None:
     assert caught.value.hint.endswith(f"images and labels: {tmp_path / 'two' / 'val'}")
 
 
+def test_a_split_of_yolo_alone_has_the_names_of_its_whole(tmp_path: Path) -> None:
+    yolo(tmp_path / "one")
+    for place in ("classes.txt", "labels/classes.txt"):
+        (tmp_path / "one" / place).write_text("dog\ncat\n")
+        (tmp_path / "one" / "images" / "val" / "data.yaml").write_text("nc: 2\n")
+        assert load_boxes(tmp_path / "one" / "images/val", LETTERBOX, LABELS)[0].target.classes[0] == 0
+        (tmp_path / "one" / place).unlink()
+    store = tmp_path / "store"
+    (tmp_path / "one" / "images").rename(store)
+    (tmp_path / "one" / "images").symlink_to(store)
+    assert len(load_boxes(tmp_path / "one" / "images/val", LETTERBOX, LABELS)) == 2
+
+
+def test_texts_beside_the_images_win_over_a_folder_that_holds_none(tmp_path: Path) -> None:
+    mine = tmp_path / "images" / "mine"
+    picture(mine / "a.png")
+    (mine / "a.txt").write_text(YOLO)
+    (tmp_path / "labels" / "mine").mkdir(parents=True)
+    assert load_boxes(mine, LETTERBOX, LABELS)[0].target.classes.tolist() == [1, 0]
+
+
 def test_texts_may_lie_beside_the_images(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text(YOLO)

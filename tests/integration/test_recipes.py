@@ -60,10 +60,13 @@ def test_int8_keeps_the_limits(edgekit: Cli, tmp_path: Path, name: str, target: 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_command_gives_the_score_again(edgekit: Cli, tmp_path: Path, name: str) -> None:
+    """On the same processor to the byte. On another one kernels round otherwise, bfloat16 above all, and two
+    trainings agree as far as their intervals do."""
     before = provenance(name)
     ran = edgekit("train", name, "--output", tmp_path, "--quiet", seconds=4 * 3600)
     assert ran.code == 0, ran.err
     again = json.loads((tmp_path / f"{name}.provenance.json").read_text(encoding="utf-8"))
-    low, high = before["scores"]["test"]["interval"]
-    assert low <= again["scores"]["test"]["value"] <= high
+    (low, high), (lowest, highest) = (one["scores"]["test"]["interval"] for one in (before, again))
+    assert low <= highest
+    assert lowest <= high
     assert again["parameters"] == before["parameters"]

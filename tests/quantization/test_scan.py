@@ -412,8 +412,10 @@ def test_a_convolution_that_feeds_a_loop_is_int8_only_if_it_is_asked_for(between
     ]
     made.graph.node.insert(0, before[0])
     made.graph.node.insert(1, before[1])
-    made.graph.node.append(helper.make_node("MatMul", ["y", "H"], ["z"], "head"))
     made.graph.initializer.extend([constant("K", 6, 6, 3), constant("H", 6, 2)])
+    alone = {name: layer.default for name, layer in ptq.candidates(made, ptq.Options()).items()}
+    assert alone == {"mix": default, "input": not default, "state": not default}
+    made.graph.node.append(helper.make_node("MatMul", ["y", "H"], ["z"], "head"))
     assert ptq.candidates(made, ptq.Options())["mix"].default is default
 
 

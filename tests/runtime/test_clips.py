@@ -128,3 +128,17 @@ def test_what_is_no_clip_is_refused_with_its_place(made: object, said: str, tmp_
         read_clip(path)
     assert str(path) in str(caught.value)
     assert caught.value.hint
+
+
+def test_a_moving_picture_that_ends_anywhere_is_read_or_refused(tmp_path: Path) -> None:
+    path = save_moving(tmp_path / "cut.gif")
+    whole = path.read_bytes()
+    refused = []
+    for length in range(0, len(whole), 3):
+        path.write_bytes(whole[:length])
+        try:
+            assert read_clip(path).dtype == np.uint8
+        except BadFileError as error:
+            refused.append(str(error))
+    assert len(refused) > 10
+    assert all("cut.gif" in said for said in refused)

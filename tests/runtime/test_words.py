@@ -89,6 +89,8 @@ def test_a_bundle_answers_a_text() -> None:
     session = Session(manifest(), Counter())  # type: ignore[arg-type]
     assert session.predict("Good good!") == "positive"
     assert session.predict("film") == "negative"
+    with pytest.raises(BadFileError, match="the text is empty"):
+        session.predict("  ")
     with pytest.raises(UsageError, match="reads texts"):
         session.predict(np.zeros((4, 4), np.uint8))
 

@@ -98,6 +98,31 @@ def test_an_interrupted_training_resumes_to_the_same_weights(
     assert same(trained[0], resumed.path)
 
 
+@pytest.mark.parametrize("every", [10, 16])
+def test_dropout_and_batches_go_on_where_they_were(tmp_path: Path, every: int) -> None:
+    """Ten steps are no whole number of the pools that batches are sorted in."""
+    options = NETWORK | {
+        "classes": 10,
+        "patch": 7,
+        "layers": 1,
+        "heads": 1,
+        "hidden": 8,
+        "mlp": 8,
+        "dropout": 0.5,
+    }
+    plain = replace(recipe(steps=30, validate_every=every), model=Choice(name="vit", options=options))
+    whole = train(plain, tmp_path / "whole").path
+
+    def interrupt(event: TrainProgress) -> None:
+        if event.step == every + 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(plain, tmp_path / "parts", interrupt)
+    resumed = train(replace(plain, train=plain.train | {"resume": True}), tmp_path / "parts").path
+    assert sha256_of(resumed) == sha256_of(whole)
+
+
 def test_a_checkpoint_of_other_options_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadFileError, match="no checkpoint"):
         train(recipe(resume=True), tmp_path)

@@ -45,6 +45,11 @@ class Ledger:
 
         try:
             (self._output / HIDDEN).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SystemRefusedError(
+                f"{self._output} is no folder that can be written: {error.strerror}", "give another --output"
+            ) from error
+        try:
             with FileLock(self._output / HIDDEN / "lock", timeout=0):
                 yield
         except Timeout as error:
