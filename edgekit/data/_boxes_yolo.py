@@ -75,9 +75,9 @@ def read(folder: Path, size_of: Callable[[Path], tuple[int, int]]) -> list[Marke
 
 def _where_an_image_belongs(images: Path, key: Path) -> str:
     """What to do for a text without one; a folder of several splits is the usual reason."""
-    splits = [place for place in (images / key).parents if place.name == "labels"]
-    if splits:
-        return f"give the folder of one split, which holds images and labels: {splits[-1].parent}"
+    split = next((place.parent for place in key.parents if place.name == "labels"), None)
+    if split is not None:
+        return f"give the folder of one split, which holds images and labels: {images / split}"
     return f"put {key}.png or another image into {images}"
 
 

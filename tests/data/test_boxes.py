@@ -131,22 +131,22 @@ def test_a_split_of_yolo_alone(tmp_path: Path) -> None:
     yolo(tmp_path / "one")
     picture(tmp_path / "one" / "images" / "train" / "c.png")
     (tmp_path / "one" / "data.yaml").write_text("names: [dog, cat]\n")
-    yolo(tmp_path / "two" / "val")
-    picture(tmp_path / "two" / "train" / "images" / "c.png")
-    (tmp_path / "two" / "data.yaml").write_text("names: [dog, cat]\n")
-    (tmp_path / "two" / "classes.txt").write_text("of something else\n")
+    yolo(tmp_path / "labels" / "two" / "val")
+    picture(tmp_path / "labels" / "two" / "train" / "images" / "c.png")
+    (tmp_path / "labels" / "two" / "data.yaml").write_text("names: [dog, cat]\n")
+    (tmp_path / "labels" / "two" / "classes.txt").write_text("of something else\n")
     for split in (
         Path("one/images/val"),
-        Path("two/val"),
-        Path("two/val/images"),
-        Path("two/val/images/val"),
+        Path("labels/two/val"),
+        Path("labels/two/val/images"),
+        Path("labels/two/val/images/val"),
     ):
         data = load_boxes(tmp_path / split, LETTERBOX, LABELS)
         assert len(data) == 2
         assert data[0].target.classes.tolist() == [0, 1]
     with pytest.raises(BadFileError, match="no image for it") as caught:
-        load_boxes(tmp_path / "two", LETTERBOX, LABELS)
-    assert caught.value.hint.endswith(f"images and labels: {tmp_path / 'two' / 'val'}")
+        load_boxes(tmp_path / "labels" / "two", LETTERBOX, LABELS)
+    assert caught.value.hint.endswith(f"images and labels: {tmp_path / 'labels' / 'two' / 'val'}")
 
 
 def test_a_split_of_yolo_alone_has_the_names_of_its_whole(tmp_path: Path) -> None:

@@ -68,6 +68,9 @@ def test_what_is_misspelt_is_exit_code_2(edgekit: Cli, tmp_path: Path) -> None:
     refused(edgekit("sweep", "cnn", "crn", cwd=tmp_path), 2, "no model called 'crn'", "did you mean 'crnn'?")
     refused(edgekit("sweep", "cnn", "-t", "openvin", cwd=tmp_path), 2, "did you mean 'openvino'?")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_is_named(edgekit: Cli, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     said = "file is no folder that can be written", "give another --output"
     refused(edgekit("sweep", "cnn", "-o", "file", cwd=tmp_path), 7, *said)
